@@ -1,0 +1,134 @@
+"""Switching a model to A2SF attention and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import Cache, DynamicCache
+
+from a2sf_core import attention
+from a2sf_core.cache import A2SFCache, policy_layers
+from a2sf_core.cache_layer import A2SFLayer, take_waiting_layer
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+
+_SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@contextmanager
+def attach(policy: Policy, model: Any) -> Iterator[Any]:
+    """Let `model` prune its cache by `policy` inside the `with` block; afterwards it is as it was.
+
+    Inside, `model(...)` and `model.generate(...)` work as ever. An empty cache made by generate is filled
+    with layers of the policy; a cache from `policy.cache()` or from an earlier call is used as it is (a
+    second turn).
+
+    Args:
+        policy: one layer policy per decoder layer of the model.
+        model: a decoder-only transformers model.
+
+    Yields:
+        the model.
+
+    Raises:
+        A2SFError: if the model has another number of layers or an attention that cannot be scored, if it is
+            attached already, or, from inside, if it is called with a cache that cannot be pruned.
+    """
+    check_model(model)
+    n_layers = model.config.get_text_config().num_hidden_layers
+    if n_layers != len(policy.layers):
+        raise A2SFError(
+            f"the policy has {len(policy.layers)} layers but the model has {n_layers}; "
+            "use a policy made for this model."
+        )
+    policy_layers(policy)  # refuses now what it would refuse at the first token
+
+    def give_cache(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        take_waiting_layer()  # a forward that failed half-way may have left one
+        return args, _with_pruning_cache(policy, name, kwargs)
+
+    name = cache_argument(model)
+    hook = model.register_forward_pre_hook(give_cache, with_kwargs=True)
+    try:
+        with switched(model):
+            yield model
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def switched(model: Any) -> Iterator[None]:
+    """Only the attention implementation: A2SF inside, what it was outside."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(attention.NAME)
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def check_model(model: Any) -> None:
+    """Raise A2SFError, with the reason, if A2SF cannot serve this model or it is attached already."""
+    config = getattr(model, "config", None)
+    if config is None or not isinstance(model, transformers.PreTrainedModel):
+        raise A2SFError(f"attach needs a transformers model, not {type(model).__name__}.")
+    kind = type(model).__name__
+    if config.is_encoder_decoder:
+        raise A2SFError(f"{kind} is an encoder-decoder model; A2SF prunes decoder-only models.")
+    if config._attn_implementation == attention.NAME:
+        raise A2SFError(f"this {kind} is attached to a policy already; leave that `with` block first.")
+    text = config.get_text_config()
+    odd = set(getattr(text, "layer_types", None) or ()) - _SUPPORTED_LAYERS
+    if odd:
+        raise A2SFError(f"{kind} has layers of type {', '.join(sorted(odd))}; A2SF prunes full and sliding attention.")
+    modules = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
+    indices = {getattr(module, "layer_idx", None) for module in modules}
+    if indices != set(range(text.num_hidden_layers)) or not model._can_set_attn_implementation():
+        raise A2SFError(
+            f"the attention modules of {kind} do not carry a layer_idx each or do not use the transformers "
+            "attention interface, so A2SF cannot serve them; use a decoder-only architecture that does."
+        )
+
+
+def cache_argument(model: Any) -> str:
+    """The forward's name for the cache: "cache" from transformers 5.24 on, "past_key_values" before."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _with_pruning_cache(policy: Policy, name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs.get("use_cache") is False:
+        raise A2SFError("use_cache=False leaves nothing to prune; call the attached model with use_cache on.")
+    if name != "past_key_values" and "past_key_values" in kwargs:
+        kwargs = dict(kwargs)
+        kwargs.setdefault(name, kwargs.pop("past_key_values"))
+    cache = kwargs.get(name)
+    if cache is None:
+        return {**kwargs, name: A2SFCache(policy), "use_cache": True}
+    if isinstance(cache, Cache) and cache.layers and all(isinstance(layer, A2SFLayer) for layer in cache.layers):
+        if len(cache.layers) != len(policy.layers):
+            raise A2SFError(
+                f"the cache has {len(cache.layers)} layers but the model has {len(policy.layers)}; "
+                "make one with policy.cache()."
+            )
+        return kwargs
+    if type(cache) is not DynamicCache or cache.offloading:
+        offloads = " with offloading" if getattr(cache, "offloading", False) else ""
+        raise A2SFError(
+            f"a {type(cache).__name__}{offloads} cannot be pruned;"
+            "  leave cache_implementation and the cache argument out, or pass policy.cache()."
+        )
+    if cache.get_seq_length() > 0:
+        raise A2SFError(
+            "the cache passed in was filled without this policy, so its tokens have no scores; start from "
+            "policy.cache() or leave the cache out."
+        )
+    # generate keeps hold of the object it made, so its contents change and not the object.
+    cache.layers[:] = policy_layers(policy)
+    return kwargs

@@ -1,0 +1,159 @@
+"""The attention function and the mask function that transformers calls while a model is attached.
+
+Both are registered under one name through the official interfaces; nothing is patched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface
+
+from a2sf_core.cache_layer import A2SFLayer, take_waiting_layer
+from a2sf_core.errors import A2SFError
+from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal
+
+NAME = "a2sf"
+
+# Attention arguments that change the probabilities in a way the scores would not see.
+_UNSUPPORTED = {
+    "softcap": "logit soft-capping",
+    "s_aux": "attention sinks (s_aux)",
+    "position_bias": "a position bias",
+}
+
+# Entries of one attention mask, which is built for a block of queries at a time: 32 MB of bool.
+_MASK_ENTRIES = 32_000_000
+
+
+def padding_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Tensor | None:
+    """Hand the 2-D padding mask `[batch, tokens]` through, or None if nothing is padded.
+
+    transformers builds one mask per forward, sized by the first layer; layers with different budgets need
+    their own, which the attention function builds from the positions each layer holds.
+    """
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    return attention_mask.bool()
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend over what the layer holds and the new tokens, score the queries, and evict where it is due.
+
+    Args:
+        query: `[batch, head, query, dim]`.
+        key, value: the new tokens only, `[batch, kv_head, query, dim]`.
+        attention_mask: bool `[batch, tokens so far]` from `padding_mask`, or None.
+
+    Returns:
+        `[batch, query, head, dim]` and None.
+
+    Raises:
+        A2SFError: for models whose attention does something that the scores would not see.
+    """
+    layer = take_waiting_layer()
+    if layer is None:
+        raise A2SFError(
+            "the attached model was run without a cache that the policy can prune; call the whole model "
+            "(not a part of it) and leave use_cache on."
+        )
+    for name, meaning in _UNSUPPORTED.items():
+        if kwargs.get(name) is not None:
+            raise A2SFError(f"{type(module).__name__} uses {meaning}, which A2SF scores do not support.")
+    if query.requires_grad:
+        raise A2SFError("pruning is for inference; call the attached model under torch.no_grad().")
+    if dropout:
+        raise A2SFError("attention dropout is on, so scores would be random; call model.eval() first.")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    n = query.shape[2]
+    valid = _new_tokens(attention_mask, layer.seen, n)
+    layer.recent_queries.add(query, valid, scale, sliding_window)
+    outputs = []
+    for start, stop, due in layer.pieces(n, valid):
+        piece = slice(start, stop)
+        piece_valid = None if valid is None else valid[:, piece]
+        layer.append(key[:, :, piece], value[:, :, piece], piece_valid)
+        outputs.append(_attend(module, layer, query[:, :, piece], piece_valid, scale, sliding_window))
+        if due is not None:
+            layer.evict(due)
+    layer.end_forward()
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)  # [batch, head, query, dim]
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, padding_mask)
+
+
+def _new_tokens(mask: Tensor | None, seen: int, n: int) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.dim() != 2:
+        raise A2SFError("attention_mask must be 2-D [batch, tokens], 1 for tokens and 0 for padding.")
+    if mask.shape[1] < seen + n:
+        raise A2SFError(
+            f"attention_mask covers {mask.shape[1]} tokens, but the cache has seen {seen} and {n} more come; "
+            "pass the mask of the whole sequence."
+        )
+    valid = mask[:, seen : seen + n]  # [batch, query]
+    # No decoded token is padding; only a prompt need ask, which costs little beside reading it.
+    return None if n == 1 or bool(valid.all()) else valid
+
+
+def _attend(
+    module: nn.Module,
+    layer: A2SFLayer,
+    query: Tensor,
+    valid: Tensor | None,
+    scale: float,
+    sliding_window: int | None,
+) -> Tensor:
+    keys, values, positions = layer.keys, layer.values, layer.positions
+    n = query.shape[2]
+    # With at most `sliding_window` tokens in the sequence the window hides nothing.
+    window = None if sliding_window is None or sliding_window >= layer.seen else sliding_window
+    plain = layer.is_dense and window is None and n == keys.shape[2]
+    if layer.half_lives:
+        if plain:
+            output, scores = attend_and_score_causal(query, keys, values, layer.half_lives, scale)
+        else:
+            span = Span(layer.seen - n, positions, valid, window)
+            output, scores = attend_and_score(query, keys, values, layer.half_lives, scale, span)
+        layer.add_scores(scores, n)
+        return output
+    if plain or (n == 1 and window is None and not layer.has_empty):
+        return _sdpa(module, query, keys, values, None, scale)
+    # One mask serves all heads while they hold the same tokens or each query sees every slot before it.
+    alike = layer.heads_agree or (window is None and not layer.has_empty)
+    shared = positions[:, :1] if alike else positions
+    span = Span(layer.seen - n, shared, None, window)
+    size = max(1, _MASK_ENTRIES // (shared.shape[0] * shared.shape[1] * keys.shape[2]))
+    blocks = []
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        mask = span.visible(start, stop)  # [batch, 1 or kv_head, query, key]
+        mask = mask | ~mask.any(-1, keepdim=True)  # a query that sees nothing is padding: anything but NaN
+        if mask.shape[1] > 1:
+            mask = mask.repeat_interleave(query.shape[1] // mask.shape[1], dim=1)  # [batch, head, query, key]
+        blocks.append(_sdpa(module, query[:, :, start:stop], keys, values, mask, scale))
+    return torch.cat(blocks, dim=2)
+
+
+def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    # The stock function, so that without a budget the numbers are the stock ones to the last bit.
+    output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scale)
+    return output.transpose(1, 2)  # [batch, head, query, dim]

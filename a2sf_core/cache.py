@@ -1,0 +1,75 @@
+"""The cache object that transformers passes around: one `A2SFLayer` per decoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import Cache
+
+from a2sf_core.cache_layer import A2SFLayer
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import LayerPolicy, Policy
+
+
+def policy_layers(policy: Policy) -> list[A2SFLayer]:
+    """Empty layers that follow `policy`.
+
+    Raises:
+        A2SFError: if a layer has unequal budgets per KV head.
+    """
+    return [A2SFLayer(layer, policy.chunk, policy.decode_every) for layer in policy.layers]
+
+
+class A2SFCache(Cache):
+    """A transformers cache that evicts as its policy says; only an attached model may use it.
+
+    When tokens go, for evict "prefill": the prompt may come in several forwards and the cache cannot know
+    which is the last, so the cut is lazy. It happens at the start of the first single-token forward, or when
+    `cut()` is called. A last prompt piece of exactly one token (say 33 tokens with prefill_chunk_size=16) is
+    therefore taken for a decoded token: the cut then comes one token early.
+    """
+
+    layers: list[A2SFLayer]
+
+    def __init__(self, policy: Policy | None = None, layers: list[A2SFLayer] | None = None) -> None:
+        """Empty layers for `policy`, or the given `layers`."""
+        if (policy is None) == (layers is None):
+            raise A2SFError("A2SFCache takes either a policy or a list of layers.")
+        super().__init__(layers=policy_layers(policy) if policy is not None else layers)
+
+    @classmethod
+    def from_kept(cls, kept: Sequence[tuple[Tensor, Tensor, Tensor]], seq_length: int) -> A2SFCache:
+        """A cache that already holds chosen tokens and drops no more: what a tuner's trial runs on.
+
+        Args:
+            kept: per layer keys and values `[batch, kv_head, slot, dim]` and int64 positions
+                `[batch, kv_head, slot]`, -1 for unused slots, counted from the start of the padded batch.
+            seq_length: logical length of the prompt; the next token stands at this position.
+        """
+        layers = []
+        for keys, values, positions in kept:
+            layer = A2SFLayer(LayerPolicy())
+            layer.load(keys, values, positions, seq_length)
+            layers.append(layer)
+        return cls(layers=layers)
+
+    def cut(self) -> None:
+        """Drop tokens now, down to the budgets, instead of at the first decoded token."""
+        cut_layers(self)
+
+    def nbytes(self) -> int:
+        """Bytes of the keys and values held now, measured on the tensors."""
+        return cache_nbytes(self)
+
+
+def cut_layers(cache: Cache) -> None:
+    """`A2SFCache.cut` for any cache that holds our layers, such as the one that generate returns."""
+    for layer in cache.layers:
+        layer.cut()
+
+
+def cache_nbytes(cache: Cache) -> int:
+    """Bytes of keys and values in any transformers cache whose layers have been filled."""
+    held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)

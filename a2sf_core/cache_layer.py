@@ -1,0 +1,277 @@
+"""One layer's keys and values with their logical positions and scores, and the eviction itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.fields import is_int
+from a2sf_core.layer_policy import RAGGED, LayerPolicy
+from a2sf_core.scores import decay
+from a2sf_core.selection import select
+from a2sf_core.windows import RecentQueries
+
+_NO_ROLLBACK = (
+    "assisted and prompt-lookup decoding need to roll the cache back, which a pruned cache cannot; "
+    "call generate without assistant_model / prompt_lookup_num_tokens"
+)
+
+# transformers gives the attention function no cache. `update` leaves its layer here, and the attention
+# function, called next in the same thread, takes it.
+_waiting: ContextVar[A2SFLayer | None] = ContextVar("a2sf_layer_waiting_for_attention", default=None)
+
+
+def take_waiting_layer() -> A2SFLayer | None:
+    """The layer whose `update` was called last and whose attention is due now, if any."""
+    layer = _waiting.get()
+    _waiting.set(None)
+    return layer
+
+
+class A2SFLayer(CacheLayerMixin):
+    """A cache layer that holds at most its budget of tokens per KV head, and knows where each stood.
+
+    `update` stores nothing: it hands the new keys and values on to the attention function, which appends them
+    in pieces (`pieces`, `append`, `evict`), because eviction may be due many times inside one long forward.
+
+    Attributes:
+        keys, values: `[batch, kv_head, slot, dim]`, None before the first token.
+        positions: int64 `[batch, kv_head, slot]`, logical position in the padded sequence, -1 for padding and
+            unused slots.
+        scores: float32 `[half_life, batch, kv_head, slot]`.
+        n_valid: int64 `[batch]`, valid tokens seen so far, evicted ones included.
+        seen: tokens seen so far, evicted ones and padding included.
+        recent_queries: what window scores are taken from.
+        is_dense: slot i holds position i, in every row and head.
+        heads_agree: all heads hold the same positions.
+        has_empty: some slot is padding or unused.
+    """
+
+    is_sliding = False
+    is_compileable = False
+    keys: Any  # transformers has them None until the first token, and Tensor ever after
+    values: Any
+
+    def __init__(
+        self,
+        rule: LayerPolicy,
+        chunk: int | None = None,
+        decode_every: int | None = None,
+        half_lives: Sequence[float] | None = None,
+        windows: Sequence[int] = (),
+    ) -> None:
+        """An empty layer. `half_lives` and `windows` ask for these scores instead of those `rule` needs.
+
+        Raises:
+            A2SFError: if the rule has unequal budgets per KV head.
+        """
+        super().__init__()
+        if rule.is_ragged:
+            raise A2SFError(f"{RAGGED} (got {rule.budget!r}).")
+        self.rule = rule
+        self.chunk = chunk
+        self.decode_every = decode_every
+        if half_lives is None:
+            half_lives = (rule.half_life,) if rule.uses_scores and rule.window is None else ()
+            windows = (rule.window,) if rule.uses_scores and rule.window is not None else ()
+        self.half_lives = tuple(half_lives)
+        self.recent_queries = RecentQueries(windows)
+        self.reset()
+
+    # ---- what transformers calls ------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Back to an empty layer; the tensors are released."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.positions = self.scores = self.n_valid = torch.empty(0)
+        self.recent_queries.reset()
+        self.seen = 0
+        self.is_dense = self.heads_agree = True
+        self.has_empty = False
+        self._is_uncut = False  # prompt tokens have come since the last cut
+        self._is_decoding = False  # the forward in progress brings one token after others
+        self._decoded = 0  # tokens decoded since the last cut
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.device, self.dtype = key_states.device, key_states.dtype
+        batch, kv_heads = key_states.shape[:2]
+        self.keys = key_states[:, :, :0]  # [batch, kv_head, 0, dim]
+        self.values = value_states[:, :, :0]
+        self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.long, device=self.device)
+        self.scores = torch.zeros(len(self.half_lives), batch, kv_heads, 0, device=self.device)
+        self.n_valid = torch.zeros(batch, dtype=torch.long, device=self.device)
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Tensor, Tensor]:
+        if take_waiting_layer() is not None:
+            raise A2SFError(
+                "an A2SF cache was passed to a model that is not attached; run the model inside "
+                "`with policy.attach(model):`."
+            )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._is_decoding = key_states.shape[-2] == 1 and self.seen > 0
+        if self._is_decoding:
+            self.cut()
+        _waiting.set(self)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Logical length, evicted tokens included, so that positions go on after a cut."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    @property
+    def is_croppable(self) -> bool:
+        # generate asks this after the prompt of assisted decoding; on Apple GPUs of every decoding.
+        if not self.is_initialized or self.device.type != "mps":
+            self._refuse_rollback()
+        return False
+
+    def activate_past_recording(self) -> None:
+        self._refuse_rollback()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove != 0:
+            self._refuse_rollback()
+
+    def _refuse_rollback(self) -> NoReturn:
+        raise A2SFError(_NO_ROLLBACK)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            rows = torch.arange(len(self.n_valid), device=self.device)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if not self.is_initialized:
+            return
+        rows = indices.to(self.device)
+        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.positions, self.n_valid = self.positions[rows], self.n_valid[rows]
+        self.scores = self.scores[:, rows]
+        self.recent_queries.select_rows(rows)
+
+    # ---- what the attention function calls --------------------------------------------------------------
+
+    def pieces(self, n: int, valid: Tensor | None) -> list[tuple[int, int, Tensor | None]]:
+        """How to cut a forward of `n` tokens: (start, stop, rows that evict after this piece or None).
+
+        Args:
+            valid: bool `[batch, n]`, None if no token is padding. Rows count their own valid tokens, so that
+                a padded row evicts when it would have evicted alone.
+        """
+        every = self.decode_every if self._is_decoding else self.chunk
+        if self.rule.budget is None or every is None:
+            return [(0, n, None)]
+        if self._is_decoding:
+            is_due = (self._decoded + 1) % every == 0
+            return [(0, n, torch.full_like(self.n_valid, is_due, dtype=torch.bool) if is_due else None)]
+        if valid is None:
+            valid = torch.ones(len(self.n_valid), n, dtype=torch.bool, device=self.device)
+        count = self.n_valid[:, None] + valid.cumsum(-1)  # [batch, n]
+        due = valid & (count % every == 0)  # [batch, n]
+        if is_int(self.rule.budget):
+            due &= count > self.rule.budget  # before that nothing goes, so no piece need end
+        stops = (due.any(0).nonzero().flatten() + 1).tolist()
+        if not stops or stops[-1] != n:
+            stops.append(n)
+        return [(start, stop, due[:, stop - 1]) for start, stop in zip([0, *stops], stops, strict=False)]
+
+    def append(self, keys: Tensor, values: Tensor, valid: Tensor | None) -> None:
+        """Take in new tokens: `[batch, kv_head, new, dim]`, valid bool `[batch, new]` or None."""
+        batch, kv_heads, new = keys.shape[:3]
+        positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
+        if valid is not None:
+            positions = positions.masked_fill(~valid, -1)
+            self.is_dense, self.has_empty = False, True
+        self.n_valid = self.n_valid + (new if valid is None else valid.sum(-1))
+        self.keys = torch.cat([self.keys, keys], dim=-2)
+        self.values = torch.cat([self.values, values], dim=-2)
+        self.positions = torch.cat([self.positions, positions[:, None].expand(batch, kv_heads, new)], dim=-1)
+        self.scores = torch.cat([self.scores, self.scores.new_zeros(*self.scores.shape[:-1], new)], dim=-1)
+        self.seen += new
+
+    def add_scores(self, new: Tensor, n: int) -> None:
+        """A(m + n) = alpha^n * A(m) + new, for `new` `[half_life, batch, kv_head, slot]` of `n` queries."""
+        self.scores = decay(self.scores, self.half_lives, n).add_(new)
+
+    def end_forward(self) -> None:
+        """Count what has passed: one decoded token, or more prompt."""
+        if self._is_decoding:
+            self._decoded += 1
+        else:
+            self._is_uncut = True
+
+    # ---- eviction ---------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Evict down to the budget if prompt tokens have come since the last cut."""
+        if not self._is_uncut:
+            return
+        self._is_uncut, self._decoded = False, 0
+        if self.rule.budget is not None:
+            self.evict(None)
+
+    def evict(self, due: Tensor | None) -> None:
+        """Keep the budget of each row in `due` (bool `[batch]`, None for all); other rows keep all."""
+        valid = self.positions >= 0  # [batch, kv_head, slot]
+        budgets = [self.rule.budget_tokens(n) for n in self.n_valid.tolist()]
+        budget = torch.tensor(budgets, device=self.device)  # [batch]
+        recent = torch.tensor([self.rule.recent_tokens(b) for b in budgets], device=self.device)  # [batch]
+        if due is not None:
+            budget = torch.where(due, budget, valid.shape[-1])
+        if bool((valid.sum(-1) <= budget[:, None]).all()):
+            return
+        self._keep(select(self._ranking_scores(), valid, budget, recent, self.rule.sink))
+
+    def _ranking_scores(self) -> Tensor:
+        if self.recent_queries.windows:
+            return self.recent_queries.scores(self.keys, self.positions, self.seen)[0]
+        if self.half_lives:
+            return self.scores[0]
+        # All tokens tie, and ties prefer the later token.
+        return torch.zeros(self.positions.shape, device=self.device)
+
+    def _keep(self, slots: Tensor) -> None:
+        empty = slots < 0  # [batch, kv_head, kept]
+        slots = slots.clamp(min=0)
+        wide = slots.unsqueeze(-1)  # [batch, kv_head, kept, 1]
+        self.keys = self.keys.gather(2, wide.expand(*slots.shape, self.keys.shape[-1]))
+        self.values = self.values.gather(2, wide.expand(*slots.shape, self.values.shape[-1]))
+        self.positions = self.positions.gather(2, slots).masked_fill(empty, -1)
+        self.scores = self.scores.gather(3, slots.expand(len(self.scores), *slots.shape))
+        self.scores = self.scores.masked_fill(empty, 0)
+        self.is_dense = self.heads_agree = False
+        self.has_empty = bool(empty.any())
+
+    def load(self, keys: Tensor, values: Tensor, positions: Tensor, seq_length: int) -> None:
+        """Start from chosen tokens of a sequence of `seq_length`; shapes as in the class docstring."""
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.positions = keys, values, positions
+        self.scores = torch.zeros(len(self.half_lives), *positions.shape, device=keys.device)
+        self.n_valid = (positions >= 0).sum(-1).amax(-1)  # [batch]
+        self.seen = seq_length
+        self.is_dense = self.heads_agree = False
+        self.has_empty = bool((positions < 0).any())

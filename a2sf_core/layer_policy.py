@@ -1,0 +1,184 @@
+"""What one layer keeps: how fast attention is forgotten, and how many tokens stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import ceil, floor, inf, isnan, log2
+from typing import Any
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.fields import check_keys, is_int, is_number
+
+Budget = float | int | None | tuple[float | int, ...]
+
+# ceil and floor of a product such as 0.1 * 30 must not be off by one through its last bit.
+_ROUNDING = 1e-9
+
+RAGGED = "budget differs between the KV heads of a layer, which the cache cannot store yet; give one budget per layer"
+
+
+def half_life_of(alpha: float) -> float:
+    """Half-life in tokens of the forgetting factor `alpha`: 0 for alpha 0, infinity for alpha 1.
+
+    Raises:
+        A2SFError: if alpha is not in [0, 1].
+    """
+    if not is_number(alpha) or not 0 <= alpha <= 1:
+        raise A2SFError(f"alpha must be a number from 0 to 1, not {alpha!r}.")
+    if alpha == 0:
+        return 0.0
+    return inf if alpha == 1 else -1 / log2(alpha)
+
+
+@dataclass(frozen=True)
+class LayerPolicy:
+    """What one layer keeps, per KV head (arXiv 2407.20485; design.md section 1).
+
+    Attributes:
+        half_life: tokens after which a query's attention counts half. 0 counts the last query only (alpha 0,
+            with 0^0 = 1), infinity counts all queries alike (alpha 1).
+        budget: tokens to keep. None keeps everything; a float in (0, 1] is a fraction of the valid
+            (non-padding) tokens seen when evicting; an int of at least 1 is tokens; a tuple has one per
+            KV head.
+        recent: how many of the budget are the most recent tokens: an int in tokens, or a float in [0, 1] as a
+            fraction of the budget.
+        sink: how many of the budget are the first valid tokens. Served before `recent`.
+        window: if given, only the last `window` queries of the prompt count for the score.
+
+    Raises:
+        A2SFError: a sentence naming the field, what was expected and what it got.
+    """
+
+    half_life: float = inf
+    budget: Budget = None
+    recent: int | float = 0
+    sink: int = 0
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_number(self.half_life) or isnan(self.half_life) or self.half_life < 0:
+            raise A2SFError(f"half_life must be a number of tokens, 0 to infinity, not {self.half_life!r}.")
+        object.__setattr__(self, "half_life", float(self.half_life))
+        if isinstance(self.budget, list):
+            object.__setattr__(self, "budget", tuple(self.budget))
+        if isinstance(self.budget, tuple) and not self.budget:
+            raise A2SFError("budget is an empty tuple; give one budget per KV head, or a single one.")
+        for budget in self.budget if isinstance(self.budget, tuple) else (self.budget,):
+            _check_budget(budget, inside_tuple=isinstance(self.budget, tuple))
+        if isinstance(self.recent, float) and not 0 <= self.recent <= 1:
+            raise A2SFError(
+                f"recent must be tokens (an integer) or a fraction of the budget from 0.0 to 1.0, not {self.recent!r}."
+            )
+        if not isinstance(self.recent, float) and not (is_int(self.recent) and self.recent >= 0):
+            raise A2SFError(
+                f"recent must be an integer of at least 0 or a fraction from 0.0 to 1.0, not {self.recent!r}."
+            )
+        if not is_int(self.sink) or self.sink < 0:
+            raise A2SFError(f"sink must be an integer of at least 0 tokens, not {self.sink!r}.")
+        if self.window is not None and not (is_int(self.window) and self.window >= 1):
+            raise A2SFError(f"window must be an integer of at least 1 query or None, not {self.window!r}.")
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The fields, in the order in which they are written."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_alpha(cls, alpha: float, **others: Any) -> LayerPolicy:
+        """The same as `LayerPolicy(half_life=half_life_of(alpha), ...)`."""
+        return cls(half_life=half_life_of(alpha), **others)
+
+    @property
+    def alpha(self) -> float:
+        """Forgetting factor per token, 2^(-1 / half_life)."""
+        if self.half_life == 0:
+            return 0.0
+        return 1.0 if self.half_life == inf else 2.0 ** (-1 / self.half_life)
+
+    @property
+    def is_ragged(self) -> bool:
+        """True if the KV heads have unequal budgets."""
+        return isinstance(self.budget, tuple) and len(set(self.budget)) > 1
+
+    @property
+    def uses_scores(self) -> bool:
+        """False if the kept tokens follow from their positions alone."""
+        only_recent = isinstance(self.recent, float) and self.recent == 1.0
+        return self.budget is not None and not only_recent
+
+    def budget_tokens(self, n: int) -> int:
+        """Tokens kept of `n` valid ones: max(1, ceil(fraction * n)), never over n.
+
+        Raises:
+            A2SFError: if the KV heads have unequal budgets; ask `head_budget_tokens` then.
+        """
+        if self.is_ragged:
+            raise A2SFError(f"{RAGGED} (got {self.budget!r}).")
+        return self.head_budget_tokens(n)[0]
+
+    def head_budget_tokens(self, n: int) -> tuple[int, ...]:
+        """Tokens kept of `n` valid ones, one entry per KV head, or one in all if `budget` is not a tuple."""
+        budgets = self.budget if isinstance(self.budget, tuple) else (self.budget,)
+        return tuple(_tokens(budget, n) for budget in budgets)
+
+    def recent_tokens(self, budget: int) -> int:
+        """How many of `budget` tokens go to the most recent ones, before the sink has its share."""
+        if isinstance(self.recent, float):
+            return floor(self.recent * budget + _ROUNDING)
+        return min(self.recent, budget)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; half_life infinity is the string "inf", and alpha is shown beside it."""
+        budget = list(self.budget) if isinstance(self.budget, tuple) else self.budget
+        return {
+            "half_life": "inf" if self.half_life == inf else self.half_life,
+            "alpha": self.alpha,
+            "budget": budget,
+            "recent": self.recent,
+            "sink": self.sink,
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "layer policy") -> LayerPolicy:
+        """Read what `to_dict` wrote. Either of half_life and alpha suffices; both must agree within 1e-6.
+
+        Raises:
+            A2SFError: for an unknown field (with the nearest known one), a bad value, or a contradiction.
+        """
+        given = dict(check_keys(data, (*cls.field_names(), "alpha"), (), where))
+        alpha = given.pop("alpha", None)
+        if given.get("half_life") == "inf":
+            given["half_life"] = inf
+        try:
+            if alpha is not None and "half_life" not in given:
+                given["half_life"] = half_life_of(alpha)
+            layer = cls(**given)
+        except A2SFError as error:
+            raise A2SFError(f"{where}: {error}") from None
+        if alpha is not None and not (is_number(alpha) and abs(alpha - layer.alpha) <= 1e-6):
+            raise A2SFError(
+                f"{where}: alpha {alpha!r} and half_life {layer.half_life:g} disagree (that half-life is "
+                f"alpha {layer.alpha:.6f}); keep only one of the two."
+            )
+        return layer
+
+
+def _check_budget(budget: Any, inside_tuple: bool) -> None:
+    if budget is None and not inside_tuple:
+        return
+    if isinstance(budget, float) and 0 < budget <= 1:
+        return
+    if is_int(budget) and budget >= 1:
+        return
+    raise A2SFError(
+        f"budget must be tokens (an integer of at least 1) or a fraction in (0, 1] written as a float"
+        f"{', for each KV head' if inside_tuple else ', or None to keep everything'}; got {budget!r}."
+    )
+
+
+def _tokens(budget: float | int | None, n: int) -> int:
+    if budget is None:
+        return n
+    wanted = ceil(budget * n - _ROUNDING) if isinstance(budget, float) else budget
+    return min(n, max(1, wanted))

@@ -1,0 +1,163 @@
+"""What to keep: a frozen, validated description of one pruning policy, with JSON in and out.
+
+Imports neither torch nor transformers, so that the command line can check a policy in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.fields import check_keys, is_int
+from a2sf_core.layer_policy import Budget, LayerPolicy, half_life_of
+
+if TYPE_CHECKING:
+    from a2sf_core.cache import A2SFCache
+
+__all__ = ["Budget", "LayerPolicy", "Policy", "half_life_of"]
+
+_FIELDS = ("layers", "evict", "decode_every")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One rule per layer, and when tokens are dropped.
+
+    Attributes:
+        layers: one `LayerPolicy` per decoder layer.
+        evict: "prefill" reads the prompt with full attention and cuts each layer once. "chunk=C" cuts after
+            every C prompt tokens, which bounds the prompt's memory too; the result depends on C. "step" is
+            the paper's own setting: C = 1, and once more at every decoded token.
+        decode_every: cut again after so many decoded tokens, so that the cache stays at its budget; None lets
+            the decoded tokens accumulate. "step" implies 1.
+
+    Raises:
+        A2SFError: a sentence naming the field, what was expected and how to mend it.
+    """
+
+    layers: tuple[LayerPolicy, ...]
+    evict: str = "prefill"
+    decode_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, tuple):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise A2SFError("layers is empty; give one layer policy per decoder layer of the model.")
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, LayerPolicy):
+                raise A2SFError(f"layers[{index}] must be a LayerPolicy, not {type(layer).__name__}.")
+            if layer.window is not None and self.evict != "prefill":
+                raise A2SFError(
+                    f"layers[{index}].window needs evict 'prefill' (got {self.evict!r}): a window is counted "
+                    "from the end of the prompt; remove window or set evict to 'prefill'."
+                )
+        _chunk_of(self.evict)
+        if self.evict == "step":
+            if self.decode_every not in (None, 1):
+                raise A2SFError(
+                    f"decode_every is {self.decode_every!r}, but evict 'step' evicts at every decoded token; "
+                    "leave decode_every out."
+                )
+            object.__setattr__(self, "decode_every", 1)
+        if self.decode_every is not None and not (is_int(self.decode_every) and self.decode_every >= 1):
+            raise A2SFError(f"decode_every must be an integer of at least 1 or None, not {self.decode_every!r}.")
+
+    @property
+    def chunk(self) -> int | None:
+        """Prompt tokens between two evictions: C, 1 for "step", None for "prefill"."""
+        return _chunk_of(self.evict)
+
+    def cache_fraction(self, n_tokens: int) -> float:
+        """Share of the full cache kept after a prompt of `n_tokens`: the mean over layers and KV heads."""
+        kept = [layer.head_budget_tokens(n_tokens) for layer in self.layers]
+        return sum(sum(heads) / len(heads) for heads in kept) / (len(kept) * n_tokens)
+
+    def cache(self) -> A2SFCache:
+        """An empty transformers cache that follows this policy, to pass to an attached model.
+
+        Raises:
+            A2SFError: if a layer has unequal budgets per KV head, which the cache cannot store yet.
+        """
+        from a2sf_core.cache import A2SFCache
+
+        return A2SFCache(self)
+
+    def attach(self, model: Any) -> AbstractContextManager[Any]:
+        """`with policy.attach(model): model.generate(...)`; see `a2sf_core.attach.attach`."""
+        from a2sf_core.attach import attach
+
+        return attach(self, model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; `from_dict` reads it back to an equal policy."""
+        return {
+            "evict": self.evict,
+            "decode_every": self.decode_every,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Policy:
+        """Read what `to_dict` wrote. Raises A2SFError for unknown, missing or contradictory fields."""
+        fields = check_keys(data, _FIELDS, ("layers",), "policy")
+        layers = fields["layers"]
+        if not isinstance(layers, Sequence) or isinstance(layers, str):
+            raise A2SFError("policy field 'layers' must be a list with one object per decoder layer.")
+        return cls(
+            tuple(LayerPolicy.from_dict(layer, f"policy layer {i}") for i, layer in enumerate(layers)),
+            fields.get("evict", "prefill"),
+            fields.get("decode_every"),
+        )
+
+    @classmethod
+    def uniform(cls, n_layers: int, evict: str = "prefill", decode_every: int | None = None, **layer: Any) -> Policy:
+        """The same `LayerPolicy(**layer)` in every layer."""
+        check_keys(layer, LayerPolicy.field_names(), (), "Policy.uniform")
+        return cls((LayerPolicy(**layer),) * n_layers, evict, decode_every)
+
+    @classmethod
+    def full(cls, n_layers: int) -> Policy:
+        """The whole cache: nothing is ever dropped."""
+        return cls.uniform(n_layers)
+
+    @classmethod
+    def a2sf(cls, n_layers: int, budget: Budget, alpha: float, **timing: Any) -> Policy:
+        """The paper's rule (arXiv 2407.20485): one forgetting factor `alpha`, no recent window."""
+        return cls.uniform(n_layers, half_life=half_life_of(alpha), budget=budget, **timing)
+
+    @classmethod
+    def h2o(cls, n_layers: int, budget: Budget, **timing: Any) -> Policy:
+        """H2O (arXiv 2306.14048): plain accumulated scores, half of the budget for recent tokens."""
+        return cls.uniform(n_layers, half_life=inf, budget=budget, recent=0.5, **timing)
+
+    @classmethod
+    def tova(cls, n_layers: int, budget: Budget, **timing: Any) -> Policy:
+        """TOVA (arXiv 2401.06104): the attention of the last query only."""
+        return cls.uniform(n_layers, half_life=0.0, budget=budget, **timing)
+
+    @classmethod
+    def snapkv(cls, n_layers: int, budget: Budget, window: int = 32) -> Policy:
+        """SnapKV (arXiv 2404.14469) without pooling: the last `window` queries vote and are kept."""
+        return cls.uniform(n_layers, half_life=inf, budget=budget, recent=window, window=window)
+
+    @classmethod
+    def streaming_llm(cls, n_layers: int, budget: Budget, sink: int = 4, **timing: Any) -> Policy:
+        """StreamingLLM (arXiv 2309.17453): the first `sink` tokens and the most recent ones; no scores."""
+        return cls.uniform(n_layers, budget=budget, recent=1.0, sink=sink, **timing)
+
+
+def _chunk_of(evict: Any) -> int | None:
+    if evict == "prefill":
+        return None
+    if evict == "step":
+        return 1
+    if isinstance(evict, str) and evict.startswith("chunk="):
+        size = evict.removeprefix("chunk=")
+        if size.isascii() and size.isdigit() and int(size) >= 1:
+            return int(size)
+    raise A2SFError(f"evict must be 'prefill', 'step' or 'chunk=C' with C of at least 1, not {evict!r}.")

@@ -1,0 +1,61 @@
+"""Scores over a window: the plain attention sum of the last queries only (SnapKV, arXiv 2404.14469)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from torch import Tensor
+
+from a2sf_core.scores import Span, score
+
+
+class RecentQueries:
+    """The last queries of one layer, held until it is known which of them were the prompt's last.
+
+    A decaying score is carried from forward to forward; a window cannot be: its queries must be the last ones
+    and a prompt may come in several forwards.
+    """
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        """For `windows` in queries; the longest says how many are held."""
+        self.windows = tuple(windows)
+        self._held: tuple[Tensor, Tensor] | None = None
+        self._scale = 1.0
+        self._sliding_window: int | None = None
+
+    def add(self, query: Tensor, valid: Tensor | None, scale: float, sliding_window: int | None) -> None:
+        """Take in queries `[batch, head, query, dim]`, valid bool `[batch, query]` or None."""
+        if not self.windows:
+            return
+        if valid is None:
+            valid = torch.ones(query.shape[0], query.shape[2], dtype=torch.bool, device=query.device)
+        if self._held is not None:
+            query = torch.cat([self._held[0], query], dim=2)
+            valid = torch.cat([self._held[1], valid], dim=1)
+        longest = max(self.windows)
+        self._held = query[:, :, -longest:].clone(), valid[:, -longest:]
+        self._scale, self._sliding_window = scale, sliding_window
+
+    def scores(self, keys: Tensor, positions: Tensor, seen: int) -> Tensor:
+        """One score per window: float32 `[window, batch, kv_head, slot]`.
+
+        Args:
+            keys: `[batch, kv_head, slot, dim]`.
+            positions: int64 `[batch, kv_head, slot]`, -1 for unused slots.
+            seen: tokens seen so far; the last query held stands at `seen - 1`.
+        """
+        assert self._held is not None, "no query has passed yet"
+        query, valid = self._held
+        span = Span(seen - query.shape[2], positions, valid, self._sliding_window)
+        return torch.cat([score(query, keys, (inf,), self._scale, span, window) for window in self.windows])
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
+        if self._held is not None:
+            self._held = self._held[0][rows], self._held[1][rows]
+
+    def reset(self) -> None:
+        """Forget all queries."""
+        self._held = None

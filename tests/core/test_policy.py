@@ -1,0 +1,160 @@
+"""Validation sentences, arithmetic and the JSON round trip of policies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import inf
+from typing import Any
+
+import pytest
+
+from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core.layer_policy import half_life_of
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"half_life": -1}, "half_life must be a number of tokens"),
+        ({"half_life": float("nan")}, "half_life must be a number of tokens"),
+        ({"half_life": "8"}, "half_life must be a number of tokens"),
+        ({"budget": 0}, "budget must be tokens"),
+        ({"budget": 0.0}, "budget must be tokens"),
+        ({"budget": 1.5}, "budget must be tokens"),
+        ({"budget": True}, "budget must be tokens"),
+        ({"budget": ()}, "empty tuple"),
+        ({"budget": (4, None)}, "for each KV head"),
+        ({"recent": -1}, "recent must be an integer"),
+        ({"recent": 1.5}, "fraction of the budget"),
+        ({"sink": -1}, "sink must be an integer"),
+        ({"sink": 0.5}, "sink must be an integer"),
+        ({"window": 0}, "window must be an integer"),
+    ],
+)
+def test_layer_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(A2SFError, match=sentence):
+        LayerPolicy(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"layers": ()}, "layers is empty"),
+        ({"layers": (3,)}, r"layers\[0\] must be a LayerPolicy"),
+        ({"evict": "never"}, "evict must be"),
+        ({"evict": "chunk=0"}, "evict must be"),
+        ({"evict": "chunk=x"}, "evict must be"),
+        ({"evict": 3}, "evict must be"),
+        ({"decode_every": 0}, "decode_every must be"),
+        ({"evict": "step", "decode_every": 2}, "evict 'step' evicts at every decoded token"),
+        ({"layers": (LayerPolicy(window=4),), "evict": "chunk=8"}, "window needs evict 'prefill'"),
+    ],
+)
+def test_policy_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(A2SFError, match=sentence):
+        Policy(**{"layers": (LayerPolicy(),), **fields})
+
+
+def test_half_life_and_alpha() -> None:
+    assert LayerPolicy(half_life=0).alpha == 0
+    assert LayerPolicy(half_life=inf).alpha == 1
+    assert LayerPolicy(half_life=1).alpha == 0.5
+    for alpha in (0, 0.001, 0.3, 0.99999, 1):
+        assert LayerPolicy.from_alpha(alpha).alpha == pytest.approx(alpha, abs=1e-12)
+    with pytest.raises(A2SFError, match="alpha must be"):
+        half_life_of(1.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "n", "kept"),
+    [
+        (None, 7, 7),
+        (0.1, 30, 3),
+        (0.1, 31, 4),
+        (0.3, 10, 3),
+        (0.01, 5, 1),
+        (1.0, 9, 9),
+        (5, 3, 3),
+        (5, 30, 5),
+        ((4, 4), 9, 4),
+    ],
+)
+def test_budget_tokens(budget: Any, n: int, kept: int) -> None:
+    assert LayerPolicy(budget=budget).budget_tokens(n) == kept
+
+
+def test_cache_fraction_is_the_mean_over_layers_and_heads() -> None:
+    policy = Policy((LayerPolicy(budget=0.5), LayerPolicy(budget=(10, 30)), LayerPolicy()))
+    assert policy.cache_fraction(100) == pytest.approx((0.5 + 0.2 + 1) / 3)
+
+
+def test_recent_tokens() -> None:
+    assert LayerPolicy(recent=0.5).recent_tokens(7) == 3
+    assert LayerPolicy(recent=0.3).recent_tokens(10) == 3
+    assert LayerPolicy(recent=4).recent_tokens(3) == 3
+
+
+POLICIES = [
+    Policy.full(2),
+    Policy.h2o(2, 0.2),
+    Policy.tova(2, 64, decode_every=4),
+    Policy.snapkv(2, 128, 16),
+    Policy.streaming_llm(2, 0.1),
+    Policy.a2sf(2, 0.2, 0.3, evict="step"),
+    Policy((LayerPolicy(3.7, (0.1, 20), 0.25, 2), LayerPolicy(inf, 1.0)), evict="chunk=64", decode_every=3),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_json_round_trip(policy: Policy) -> None:
+    text = json.dumps(policy.to_dict(), allow_nan=False)
+    assert Policy.from_dict(json.loads(text)) == policy
+
+
+def test_json_shows_half_life_and_alpha() -> None:
+    assert LayerPolicy().to_dict()["half_life"] == "inf"
+    assert LayerPolicy(half_life=1).to_dict()["alpha"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"half_live": 3}, "did you mean 'half_life'"),
+        ({"bogus": 3}, "known fields are"),
+        ({"half_life": 1, "alpha": 0.6}, "disagree"),
+        ({"half_life": 1, "alpha": "x"}, "disagree"),
+        ({"alpha": 2}, "alpha must be"),
+        ({"budget": 0}, "layer 0: budget must be"),
+        (3, "must be a JSON object"),
+    ],
+)
+def test_bad_layer_json_is_refused(data: Any, sentence: str) -> None:
+    with pytest.raises(A2SFError, match=sentence):
+        Policy.from_dict({"layers": [data]})
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ([], "must be a JSON object"),
+        ({}, "lacks the field 'layers'"),
+        ({"layers": "abc"}, "must be a list"),
+        ({"layers": [{}], "evicts": 1}, "did you mean 'evict'"),
+    ],
+)
+def test_bad_policy_json_is_refused(data: Any, sentence: str) -> None:
+    with pytest.raises(A2SFError, match=sentence):
+        Policy.from_dict(data)
+
+
+def test_alpha_alone_suffices() -> None:
+    assert LayerPolicy.from_dict({"alpha": 0.5}) == LayerPolicy(half_life=1)
+    with pytest.raises(A2SFError, match="did you mean 'budget'"):
+        Policy.uniform(2, budgets=3)
+
+
+def test_policies_load_without_torch() -> None:
+    code = "import sys, a2sf_core.policy, a2sf_core.errors, a2sf_core; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

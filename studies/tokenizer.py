@@ -1,4 +1,4 @@
-"""The tokenizer of the reference model: a Unigram vocabulary of the generated world, characters and bytes for all else."""
+"""The reference model's tokenizer: a Unigram vocabulary of the generated world, characters and bytes for all else."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def build(n_scenes: int, seed: str) -> PreTrainedTokenizerFast:
 
     Text from elsewhere falls back to characters, then to bytes, so nothing is ever unknown.
     """
-    split = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(SPACE, "always")]
-    )
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace(SPACE, "always")])
     words = pre_tokenizers.Sequence([split, pre_tokenizers.Punctuation("isolated")])
     counts: Counter[str] = Counter()
     for task, scene_of in SCENES.items():

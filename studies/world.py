@@ -1,4 +1,4 @@
-"""The generated world of the reference model: support calls, group chats whose plans change, lists to look things up in.
+"""The generated world of the reference model: support calls, group chats whose plans change, lists of facts.
 
 A scene is a text with everything that can be asked of it. Words and templates live in ``studies/language/*.yaml``; this
 file only draws from them. Every draw comes from one ``random.Random``, so a seed string names a scene for good.
@@ -104,8 +104,7 @@ def call(rng: random.Random, n_tokens: int) -> Scene:
     summary = " ".join(filter(None, map(sentence, text["summary"])))
     questions = [Question("summary", rng.choice(text["questions"]["summary"]), summary)]
     questions += [
-        Question(slot, rng.choice(text["questions"][slot]), text["answers"][slot].format(**facts))
-        for slot in said
+        Question(slot, rng.choice(text["questions"][slot]), text["answers"][slot].format(**facts)) for slot in said
     ]
     return Scene(context, tuple(questions))
 
@@ -133,9 +132,7 @@ def chat(rng: random.Random, n_tokens: int) -> Scene:
         template = rng.choice(topic["change"] if history else topic["say"])
         history.append(value)
         lines.append(f"{rng.choice(people)}: {template.format(event=event, value=value)}")
-    context = _fill_up(
-        rng, lines, n_tokens, lambda: f"{rng.choice(people)}: {_filler(rng, text['filler'])}"
-    )
+    context = _fill_up(rng, lines, n_tokens, lambda: f"{rng.choice(people)}: {_filler(rng, text['filler'])}")
     questions = tuple(
         Question(
             topic_name,

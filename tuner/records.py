@@ -7,21 +7,11 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One line of a task's data: what the model reads, what it is asked, the reference answer."""
-
-    id: str
-    context: str
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class TrialRecord:
     """One finished trial of a study, as tracking and report see it.
 
-    ``params`` are the sampled parameters and ``metrics`` the measured figures, by name; ``label`` is "search" or the name of
-    a baseline; ``state`` is "complete" or "failed"; ``policy_json`` is the whole policy.
+    ``params`` are the sampled parameters and ``metrics`` the measured figures, by name; ``label`` is "search" or the
+    name of a baseline; ``state`` is "complete" or "failed"; ``policy_json`` is the whole policy.
     """
 
     number: int

@@ -1,0 +1,116 @@
+"""The bundled samples of a task: questions on generated scenes, made from a seed instead of stored."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from studies.world import SCENES, Question
+
+# The same text as studies.train.SEED, which is not imported because it brings torch; a test compares the two.
+TRAINING_SEED = "reference-model-1"
+
+# How often a scene is drawn again when it holds no question of the wanted kinds (a list of facts holds some
+# kinds only).
+DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of a task's data: what the model reads, what it is asked, the reference answer."""
+
+    id: str
+    context: str
+    question: str
+    answer: str
+
+
+class SampleSpec(BaseModel):
+    """How the samples of a task are made: the ``samples`` part of its YAML file.
+
+    ``kinds`` are the kinds of question to ask (none named: all); ``hard_share`` is the share of samples that
+    ask for a value that changed; ``tokens`` bounds the length of a context, drawn evenly on a log scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scene: str
+    seed: Annotated[str, Field(min_length=1)]
+    tokens: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(le=100_000)]]
+    kinds: tuple[str, ...] = ()
+    hard_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    search: Annotated[int, Field(ge=2)]
+    select: Annotated[int, Field(ge=2)]
+    report: Annotated[int, Field(ge=2)]
+
+    @field_validator("scene")
+    @classmethod
+    def _known_scene(cls, scene: str) -> str:
+        if scene not in SCENES:
+            raise ValueError(f"is {scene!r}, expected one of {', '.join(SCENES)}")
+        return scene
+
+    @field_validator("seed")
+    @classmethod
+    def _not_seen_in_training(cls, seed: str) -> str:
+        if seed.startswith(TRAINING_SEED):
+            raise ValueError(f"is {seed!r}, which the reference model was trained on; use another, such as 'study-1'")
+        return seed
+
+    @field_validator("tokens")
+    @classmethod
+    def _ascending(cls, tokens: tuple[int, int]) -> tuple[int, int]:
+        if tokens[0] > tokens[1]:
+            raise ValueError(f"is {list(tokens)}, expected the shorter length first")
+        return tokens
+
+    @model_validator(mode="after")
+    def _known_kinds(self) -> SampleSpec:
+        for kind in self.kinds:
+            if kind not in kinds_of(self.scene):
+                raise ValueError(
+                    f"kinds has {kind!r}, which a {self.scene} scene never asks; "
+                    f"expected some of {', '.join(kinds_of(self.scene))}"
+                )
+        return self
+
+    @property
+    def total(self) -> int:
+        """Samples of all three parts."""
+        return self.search + self.select + self.report
+
+
+@cache
+def kinds_of(scene: str) -> tuple[str, ...]:
+    """Every kind of question a scene asks, found by looking at some: each scene declares them its own way."""
+    drawn = (SCENES[scene](random.Random(f"kinds:{index}"), 400) for index in range(40))
+    return tuple(sorted({question.kind for each in drawn for question in each.questions}))
+
+
+def bundled_samples(spec: SampleSpec, count: int, first: int = 0) -> list[Sample]:
+    """Samples ``first`` to ``first + count - 1``. Each has its own random numbers: 17 is 17 in any range."""
+    return [_sample(spec, index) for index in range(first, first + count)]
+
+
+def _sample(spec: SampleSpec, index: int) -> Sample:
+    rng = random.Random(f"{spec.seed}:{spec.scene}:{index}")
+    shortest, longest = spec.tokens
+    n_tokens = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
+    hard = None if spec.hard_share is None else rng.random() < spec.hard_share
+    for _ in range(DRAWS):
+        scene = SCENES[spec.scene](rng, n_tokens)
+        asked = [question for question in scene.questions if not spec.kinds or question.kind in spec.kinds]
+        if asked:
+            question = rng.choice(_preferred(asked, hard))
+            return Sample(f"{spec.scene}-{index:05d}", scene.context, question.text, question.answer)
+    raise RuntimeError(f"no {spec.scene} scene of {n_tokens} tokens in {DRAWS} asks {', '.join(spec.kinds)}")
+
+
+def _preferred(questions: list[Question], hard: bool | None) -> list[Question]:
+    """Those of the wanted difficulty, or all when there is none: a short chat may change nothing."""
+    return [question for question in questions if hard is None or question.hard == hard] or questions

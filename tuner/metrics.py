@@ -1,0 +1,84 @@
+"""How good an answer is, from 0 to 1: the metrics that a task may name."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+# Signs that may stand around an answer without changing it; string.punctuation is ASCII only.
+PUNCTUATION = string.punctuation + "“”„‘’«»…–—¿¡。、，！？"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``compute(prediction, reference)`` gives 0 to 1, higher is better.
+
+    Without ``needs_generation`` the figure comes from teacher forcing, where the engine counts it;
+    ``compute`` then has no text to work on and refuses.
+    """
+
+    name: str
+    needs_generation: bool
+    compute: Callable[[str, str], float]
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """1 if both say the same but for case, white space and punctuation at the ends."""
+    return float(_plain(prediction) == _plain(reference))
+
+
+def f1(prediction: str, reference: str) -> float:
+    """Overlap of the two bags of words, as in SQuAD: punctuation and English articles do not count."""
+    ours, theirs = _words(prediction), _words(reference)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs))
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """ROUGE-L (F-measure): the longest sequence of words that both have in the same order. No stemming."""
+    return float(_rouge_scorer().score(reference, prediction)["rougeL"].fmeasure)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(PUNCTUATION + " ")
+
+
+def _words(text: str) -> list[str]:
+    text = "".join(char for char in text.casefold() if char not in PUNCTUATION)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+class _AnyLanguage:
+    """The words of a text for rouge_score, whose own tokenizer throws away every letter that is not ASCII."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.casefold())
+
+
+@cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_AnyLanguage())
+
+
+def _from_teacher_forcing(prediction: str, reference: str) -> float:  # noqa: ARG001
+    raise TypeError("token_accuracy is counted by the engine under teacher forcing, not on generated text")
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("token_accuracy", False, _from_teacher_forcing),
+        Metric("exact_match", True, exact_match),
+        Metric("f1", True, f1),
+        Metric("rouge_l", True, rouge_l),
+    )
+}

@@ -1,0 +1,38 @@
+"""Small random models and samples for the tuner's tests."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+
+from tuner.prompts import Encoded
+
+VOCABULARY = 97
+
+
+def tiny(kind: str) -> Any:
+    """A random "llama" (3 layers, 4 query heads, 2 KV heads) or "opt" of 3 layers."""
+    torch.manual_seed(0)
+    common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = (
+        LlamaConfig(**common, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3)
+        if kind == "llama"
+        else OPTConfig(**common, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128, init_std=0.3)
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def samples(count: int, longest: int = 60) -> list[Encoded]:
+    """Random prompts of 12 to ``longest`` tokens with answers of 1 to 6."""
+    rng = random.Random(7)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, VOCABULARY) for _ in range(n))
+
+    return [
+        Encoded(f"s{i}", ids(rng.randint(12, longest)), ids(rng.randint(1, 6)), 10, False, f"s{i}")
+        for i in range(count)
+    ]

@@ -1,0 +1,161 @@
+"""The study: baselines first, nothing finished is ever lost, a NaN is a failed trial and not the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tests.tuner.models import samples, tiny
+from tuner.engine import Engine
+from tuner.space import SPACE, enqueued, policy_of
+from tuner.study import MEMORY, QUALITY, Study, policy_from
+
+IDENTITY = {"model": "m", "data": "d"}
+
+
+def nothing(_done: int) -> None:
+    """No progress wanted."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny("llama"), samples(4))
+
+
+def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) -> None:
+    full = engine.evaluate(Policy.full(3))
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, full, 30, nothing)
+    records = study.records()
+    assert [record.label for record in records[:21]] == list(enqueued())
+    assert {record.label for record in records[21:]} == {"search"}
+    assert len(records) == 30
+    for record in records:
+        losses = engine.evaluate(policy_from(record))
+        assert record.metrics[MEMORY] == pytest.approx(losses.cache_fraction.mean())
+        assert record.metrics[QUALITY] == pytest.approx((losses.nll - full.nll).mean())
+        assert set(record.params) == set(SPACE)
+
+
+def test_resuming_adds_only_what_is_missing(tmp_path: Path, engine: Engine) -> None:
+    full = engine.evaluate(Policy.full(3))
+    Study(tmp_path, IDENTITY, seed=1).run(engine, full, 8, nothing)
+    before = Study(tmp_path, IDENTITY, seed=1).records()
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, full, 25, nothing)
+    after = study.records()
+    assert after[:8] == [record for record in after if record.number < 8]
+    assert [r.policy_json for r in after[:8]] == [r.policy_json for r in before]
+    assert len(after) == 25
+    assert Counter(r.label for r in after if r.label != "search").most_common(1)[0][1] == 1
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path: Path, engine: Engine) -> None:
+    full = engine.evaluate(Policy.full(3))
+    runs = []
+    for name in "ab":
+        study = Study(tmp_path / name, IDENTITY, seed=3)
+        study.run(engine, full, 34, nothing)
+        runs.append([dict(record.params) for record in study.records()])
+    assert runs[0] == runs[1]
+
+
+def test_another_identity_is_refused(tmp_path: Path) -> None:
+    Study(tmp_path, IDENTITY, seed=1)
+    with pytest.raises(A2SFError, match=r"another model \(m, now other\).*--out"):
+        Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1)
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_text("this is no journal\nnor this\n")
+    with pytest.raises(A2SFError, match=r"study\.journal is not a readable Optuna journal"):
+        Study(tmp_path, IDENTITY, seed=1)
+
+
+def test_nan_from_the_model_fails_one_trial_only(tmp_path: Path) -> None:
+    model = tiny("llama")
+    engine = Engine(model, samples(4))
+    full = engine.evaluate(Policy.full(3))
+    calls = {"n": 0}
+
+    def poison(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        calls["n"] += 1
+        return output * float("nan") if calls["n"] == 3 else output
+
+    hook = model.lm_head.register_forward_hook(poison)
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, full, 10, nothing)
+    hook.remove()
+    states = Counter(record.state for record in study.records())
+    assert states == {"complete": 9, "failed": 1}
+    failed = next(record for record in study.records() if record.state == "failed")
+    assert failed.error == "the model gave NaN or infinity"
+    assert len(Study(tmp_path, IDENTITY, seed=1).records()) == 10
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from a2sf_core.policy import Policy
+from tests.tuner.models import samples, tiny
+from tuner.engine import Engine
+from tuner.study import Study
+engine = Engine(tiny("llama"), samples(4))
+full = engine.evaluate(Policy.full(3))
+Study(Path(sys.argv[1]), {"model": "m"}, seed=1).run(engine, full, 60, lambda done: print(done, flush=True))
+"""
+
+
+def test_killed_at_any_moment_nothing_finished_is_lost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(4):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        assert worker.stdout is not None
+        goal = told + int(rng.integers(2, 9))
+        for line in worker.stdout:
+            told = int(line)
+            if told >= goal:
+                break
+        time.sleep(float(rng.uniform(0, 0.1)))
+        worker.send_signal(signal.SIGKILL)
+        told = max([told, *map(int, worker.stdout.read().split())])
+        worker.wait()
+        records = Study(tmp_path, {"model": "m"}, seed=1).records()
+        assert len(records) >= told
+        assert len({record.number for record in records}) == len(records)
+        told = len(records)
+    engine = Engine(tiny("llama"), samples(4))
+    study = Study(tmp_path, {"model": "m"}, seed=1)
+    study.run(engine, engine.evaluate(Policy.full(3)), 60, nothing)
+    labels = Counter(record.label for record in study.records())
+    assert len(study.records()) == 60
+    assert all(labels[label] == 1 for label in enqueued()), labels
+
+
+def test_policies_from_the_space_are_valid_everywhere() -> None:
+    rng = np.random.default_rng(5)
+    for n_layers in (1, 4, 32):
+        for _ in range(200):
+            params = {
+                name: int(rng.integers(r.low, r.high + 1)) if r.whole else float(rng.uniform(r.low, r.high))
+                for name, r in SPACE.items()
+            }
+            policy = policy_of(params, n_layers)
+            assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+            mean = np.mean([layer.budget for layer in policy.layers])
+            assert mean == pytest.approx(max(params["budget"], 0.001), abs=2e-3)

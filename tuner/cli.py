@@ -1,0 +1,110 @@
+"""The command line. Heavy imports happen inside the verb that needs them, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from a2sf_core.errors import A2SFError
+
+HELP = """Find, prove and export an A2SF key-value cache pruning policy for your model and your task.
+
+    a2sf-tune --task summarisation --trials 100
+    a2sf-tune --task chat --model ./my-model --data calls.jsonl
+    a2sf-tune suggest --tokens 3000
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+
+@app.callback(invoke_without_command=True)
+def tune(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="Bundled task (see `a2sf-tune tasks`) or a .yaml file.")] = "summarisation",
+    trials: Annotated[int, typer.Option(help="Trials in all; the first ones are the baselines.")] = 100,
+    model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
+    data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
+    data_split: Annotated[str, typer.Option(help="Split of a Hub data set.")] = "test",
+    max_degradation: Annotated[
+        float, typer.Option(help="Allowed loss against the full cache, in points of the task's metric.")
+    ] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the split, the sampler and the intervals.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/TASK-MODEL.")] = None,
+) -> None:
+    """Tune; the same command resumes a run that was interrupted."""
+    if context.invoked_subcommand is not None:
+        return
+    _quiet()
+    from rich.console import Console
+
+    from tuner.data import parse_columns
+    from tuner.run import Settings, run
+
+    settings = Settings(
+        task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
+        data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
+    )  # fmt: skip
+    run(settings, Console())
+
+
+@app.command()
+def tasks() -> None:
+    """List the bundled tasks."""
+    from tuner.tasks import bundled_tasks, load_task
+
+    for name in bundled_tasks():
+        task = load_task(name)
+        typer.echo(f"{name:<15} {task.title}. {task.description.strip()}")
+
+
+@app.command()
+def suggest(
+    tokens: Annotated[int, typer.Option(help="Length of the input in tokens.")],
+    run: Annotated[Path | None, typer.Option(help="Run folder or a2sf_config.json; default: the latest run.")] = None,
+) -> None:
+    """Suggest alpha for an input of a given length, from a finished run."""
+    from tuner.advice import suggest_alpha
+
+    typer.echo(suggest_alpha(tokens, run))
+
+
+def _quiet() -> None:
+    """No telemetry, and no bars or advice from libraries between our own lines."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def main() -> None:
+    """Entry point: bad input is one sentence on stderr and exit code 2, an interrupt is 130."""
+    try:
+        app()
+    except A2SFError as error:
+        typer.echo(f"a2sf-tune: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Every finished trial is kept; the same command goes on from there.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

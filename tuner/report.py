@@ -1,0 +1,196 @@
+"""What a run leaves behind for its readers: evidence as JSON, pictures, and the last lines on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from a2sf_core.policy import Policy
+from tuner.engine import HALF_LIVES, Engine
+from tuner.evidence import paired_interval
+from tuner.finalists import Candidate, cache_bytes
+from tuner.plots import half_life_png, pareto_html, pareto_png
+from tuner.records import TrialRecord
+from tuner.scoring import Scorer
+from tuner.study import QUALITY
+from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
+
+if TYPE_CHECKING:
+    from tuner.prompts import Encoded, Parts
+    from tuner.run import Outcome, Settings
+    from tuner.tasks import Task
+    from tuner.tracking import Tracker
+
+N_SHOWN_OUTPUTS = 3
+
+
+@dataclass(frozen=True)
+class AlphaTable:
+    """The held-out losses of every half-life, and the fitted surface as a scikit-learn pipeline."""
+
+    held_out: LossTable
+    pipeline: Any
+
+    @property
+    def example(self) -> Any:
+        """One input row of the pipeline, with the names of its features."""
+        import pandas as pd
+
+        return pd.DataFrame([[3.0, -6.0, 9.0, 7.0, 0.25]], columns=list(FEATURES))
+
+
+def evidence(
+    settings: Settings,
+    task: Task,
+    identity: dict[str, str],
+    outcome: Outcome,
+    splits: Parts[Encoded],
+    unseen: Engine,
+    scorer: Scorer,
+    records: Sequence[TrialRecord],
+) -> dict[str, Any]:
+    """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made."""
+    chosen = outcome.chosen
+    losses = unseen.evaluate(chosen.policy)
+    full = unseen.evaluate(Policy.full(unseen.n_layers))
+    bytes_full, bytes_kept = cache_bytes(losses, unseen)
+    nll = paired_interval(losses.nll - full.nll, settings.seed)
+    found: dict[str, Any] = {
+        "verdict": outcome.sentence,
+        "goal_points": settings.max_degradation,
+        "metric": task.metric,
+        "policy_from": chosen.label,
+        "quality": {
+            "full_cache": float(scorer(unseen, Policy.full(unseen.n_layers)).mean()),
+            "difference_points": [chosen.difference.mean, chosen.difference.low, chosen.difference.high],
+            "nll_increase_nats": [nll.mean, nll.low, nll.high],
+            "confidence": 0.95,
+        },
+        "cache": {
+            "fraction": chosen.cache_fraction,
+            "bytes_per_prompt_full": bytes_full,
+            "bytes_per_prompt_kept": bytes_kept,
+        },
+        "dropped_tokens": {
+            "kl_nats_per_token": float(losses.kl.mean()),
+            "changed_top_choice": float(losses.changed.mean()),
+            "generated": _generated(outcome, unseen, scorer, losses.kl),
+        },
+        "best_baseline": outcome.baseline
+        and {
+            "label": outcome.baseline.label,
+            "cache_fraction": outcome.baseline.cache_fraction,
+            "difference_points": [
+                outcome.baseline.difference.mean,
+                outcome.baseline.difference.low,
+                outcome.baseline.difference.high,
+            ],
+        },
+        "samples": {"search": len(splits.search), "select": len(splits.select), "report": len(splits.report)},
+        "trials": len(records),
+        "study": identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
+    }
+    return found
+
+
+def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray) -> dict[str, Any]:
+    """Text that the model really writes with the full and the pruned cache, where pruning changed the most."""
+    full = Policy.full(unseen.n_layers)
+    exact = {
+        name: float(scorer.by_text(unseen, policy, "exact_match").mean())
+        for name, policy in (("full_cache", full), ("policy", outcome.chosen.policy))
+    }
+    before, after = scorer.texts(unseen, full), scorer.texts(unseen, outcome.chosen.policy)
+    worst = np.argsort(-kl)[:N_SHOWN_OUTPUTS]
+    return {
+        "exact_match": exact,
+        "identical_outputs": float(np.mean([a == b for a, b in zip(before, after, strict=True)])),
+        "most_changed": [
+            {"id": unseen.samples[i].id, "full_cache": before[i], "policy": after[i]} for i in worst.tolist()
+        ],
+    }
+
+
+def write(
+    folder: Path,
+    records: Sequence[TrialRecord],
+    outcome: Outcome,
+    found: dict[str, Any],
+    table: AlphaTable,
+    goal: float,
+) -> list[Path]:
+    """Write report.json and the pictures into ``folder`` and return their paths."""
+    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png")]
+    text = json.dumps({**found, "alpha_model": outcome.alpha_model.to_dict()}, indent=2) + "\n"
+    temporary = folder / ".report.json"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, paths[0])
+    chosen = outcome.chosen
+    for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
+        draw(path, records, chosen, outcome.baseline, QUALITY, goal)
+    half_life_png(paths[3], half_life_curves(table.held_out))
+    return paths
+
+
+def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean loss against half-life for three groups of prompt lengths, at the tightest budget."""
+    rows = len(table.tokens) // len(BUDGET_SCALES)
+    tokens, loss = table.tokens[-rows:], table.loss[-rows:]
+    edges = np.quantile(tokens, [0, 1 / 3, 2 / 3, 1])
+    curves = {}
+    for low, high in pairwise(edges):
+        inside = (tokens >= low) & (tokens <= high)
+        curves[f"{low:.0f} to {high:.0f} tokens"] = (list(HALF_LIVES), loss[inside].mean(0).tolist())
+    return curves
+
+
+def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
+    """The figures of the report split, for MLflow's parent run."""
+    mean, low, high = found["quality"]["difference_points"]
+    metrics = {
+        "report_difference_points": mean,
+        "report_difference_low": low,
+        "report_difference_high": high,
+        "report_cache_fraction": found["cache"]["fraction"],
+        "report_kl": found["dropped_tokens"]["kl_nats_per_token"],
+        "report_changed_tokens": found["dropped_tokens"]["changed_top_choice"],
+    }
+    if found["best_baseline"]:
+        metrics["report_baseline_cache_fraction"] = found["best_baseline"]["cache_fraction"]
+    return metrics
+
+
+def show(
+    console: Console, folder: Path, outcome: Outcome, found: dict[str, Any], tracker: Tracker, config: Path
+) -> None:
+    """The last lines: a small table, the sentence, and what to do next."""
+    table = Table(title=f"On {found['samples']['report']} unseen samples", title_justify="left")
+    for name, justify in (
+        ("policy", "left"),
+        ("cache kept", "right"),
+        (f"{found['metric']}, points", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_row("full cache", "100 %", f"{100 * found['quality']['full_cache']:.2f}")
+    rows: list[Candidate] = [outcome.chosen]
+    if outcome.baseline and outcome.baseline.label != outcome.chosen.label:
+        rows.append(outcome.baseline)
+    for row in rows:
+        table.add_row(row.label, f"{row.cache_fraction:.0%}", str(row.difference))
+    console.print(table)
+    console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
+    if outcome.alpha_model.reason:
+        console.print(f"alpha: {outcome.alpha_model.reason}", highlight=False)
+    console.print(f"Trials    {tracker.serve_command()}", highlight=False, soft_wrap=True)
+    console.print(f"          then open {tracker.link()}", highlight=False, soft_wrap=True)
+    console.print(f"Picture   {folder / 'pareto.png'}", highlight=False, soft_wrap=True)
+    console.print(f"Policy    {config}", highlight=False, soft_wrap=True)

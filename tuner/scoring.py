@@ -1,0 +1,89 @@
+"""The task's metric, per sample: counted by the engine, or computed on text that the model really generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from a2sf_core.policy import Policy
+from tuner.engine import Engine
+from tuner.metrics import METRICS
+from tuner.prompts import Encoded
+
+
+class Scorer:
+    """Callable ``(engine, policy) -> [sample]`` of float64, 0 to 1, higher is better; texts are generated once each.
+
+    Args:
+        metric: a name in `tuner.metrics.METRICS`.
+        references: the reference answer of every sample id.
+    """
+
+    def __init__(
+        self, metric: str, model: Any, tokenizer: Any, references: Mapping[str, str], max_new_tokens: int
+    ) -> None:
+        self.metric = METRICS[metric]
+        self._model = model
+        self._tokenizer = tokenizer
+        self._references = references
+        self._max_new_tokens = max_new_tokens
+        self._texts: dict[tuple[str, Policy], list[str]] = {}
+
+    def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
+        if not self.metric.needs_generation:
+            return engine.evaluate(policy).accuracy
+        return self.by_text(engine, policy, self.metric.name)
+
+    def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
+        """A generation metric whatever the task's own is, ``[sample]``."""
+        texts = self.texts(engine, policy)
+        compute = METRICS[metric].compute
+        return np.array(
+            [compute(text, self._references[sample.id]) for text, sample in zip(texts, engine.samples, strict=True)]
+        )
+
+    def texts(self, engine: Engine, policy: Policy) -> list[str]:
+        """What the model writes under ``policy``, greedily, per sample."""
+        key = (",".join(sample.id for sample in engine.samples), policy)
+        if key not in self._texts:
+            self._texts[key] = generate(self._model, self._tokenizer, engine.samples, policy, self._max_new_tokens)
+        return self._texts[key]
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    samples: list[Encoded],
+    policy: Policy,
+    max_new_tokens: int,
+    batch_size: int = 16,
+) -> list[str]:
+    """Greedy answers of the attached model, in left-padded batches of similar length."""
+    end = tokenizer.eos_token_id
+    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
+    texts = [""] * len(samples)
+    by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt_ids))
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        width = max(len(samples[i].prompt_ids) for i in rows)
+        ids = torch.full((len(rows), width), filler, device=model.device)  # [batch, token]
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(rows):
+            prompt = torch.tensor(samples[index].prompt_ids, device=model.device)
+            ids[row, width - len(prompt) :] = prompt
+            mask[row, width - len(prompt) :] = 1
+        with policy.attach(model):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=filler,
+            )
+        for row, index in enumerate(rows):
+            texts[index] = tokenizer.decode(output[row, width:], skip_special_tokens=True).strip()
+    return texts

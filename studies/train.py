@@ -1,8 +1,9 @@
 """Train the reference model, without network or GPU: ``python -m studies.train --out DIR``. Every draw is seeded.
 
-What makes so small a model learn to look things up (found by trial, see the model card): a warm-up on copying random
-tokens, many questions per context, and contexts that grow. The questions of a context form a tree: each sees the
-context and itself, at the positions it would have if it were the only one, so training and use look the same.
+What makes so small a model learn to look things up (found by trial, see the model card): it starts with induction heads
+(`studies.induction`), first on plain lists, then on sentences; a context comes with many questions; contexts grow. The
+questions of a context form a tree: each sees the context and itself, at the positions it would have if it were the only
+one, so training and use look the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,34 +23,41 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from studies import tokenizer as reference_tokenizer
-from studies.world import SCENES
+from studies.induction import give_induction_heads
+from studies.world import Scene, call, chat, knowledge
 
 SEED = "reference-model-1"
 IGNORE = -100
 
 
-PEAK_RATE = 2e-3
+RATE, EMBEDDING_RATE = 2e-3, 1e-3
+WARM_UP, DECAY = 30, 0.4
+"""Steps of warm-up, and the share of all steps at the end over which the rates fall to zero."""
+
+SceneMaker = Callable[[random.Random, int], Scene]
+PLAIN_LISTS: tuple[SceneMaker, ...] = (partial(knowledge, plain_lines=1.0, plain_answers=True),)
+PLAIN_ANSWERS: tuple[SceneMaker, ...] = (partial(knowledge, plain_lines=0.3, plain_answers=True),)
+ONE_LIST: tuple[SceneMaker, ...] = (chat, knowledge)
+ALL: tuple[SceneMaker, ...] = (call, chat, knowledge)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` steps on contexts of ``tokens`` (shortest, longest), drawn evenly on a log scale."""
+    """``steps`` steps on ``scenes`` whose contexts have ``tokens`` (shortest, longest), even on a log scale."""
 
     steps: int
+    scenes: tuple[SceneMaker, ...]
     tokens: tuple[int, int]
 
 
-COPYING = (0, 0)
 STAGES = (
-    Stage(300, COPYING),
-    Stage(700, (16, 60)),
-    Stage(300, (32, 120)),
-    Stage(400, (48, 200)),
-    Stage(600, (64, 400)),
-    Stage(900, (64, 1100)),
+    Stage(90, PLAIN_LISTS, (24, 80)),
+    Stage(130, PLAIN_ANSWERS, (24, 80)),
+    Stage(250, ONE_LIST, (24, 100)),
+    Stage(380, ALL, (48, 200)),
+    Stage(450, ALL, (64, 400)),
+    Stage(900, ALL, (64, 1100)),
 )
-CALL_TOKENS = 110
-"""A call with all its facts is about this long; shorter stages leave calls out."""
 
 
 def config(vocab_size: int) -> LlamaConfig:
@@ -82,44 +92,35 @@ class Batch:
     mask: torch.Tensor | None
 
 
-def copying(rng: random.Random, vocab_size: int, rows: int, length: int) -> Batch:
-    """Random tokens that repeat with a period of each row's own: only what followed last time tells what comes next.
-
-    With one period for all rows the model would learn to look a fixed distance back, which helps nothing later.
-    """
-    generator = torch.Generator().manual_seed(rng.getrandbits(63))
-    ids = torch.randint(260, vocab_size, (rows, length), generator=generator)
-    labels = torch.full_like(ids, IGNORE)
-    for row in range(rows):
-        period = rng.randint(10, length * 2 // 3)
-        ids[row] = ids[row, torch.arange(length) % period]
-        labels[row, period + 1 :] = ids[row, period + 1 :]
-    ids[:, 0] = 1
-    return Batch(ids, torch.arange(length).expand_as(ids), labels, None)
-
-
-def scenes(rng: random.Random, tokenizer: PreTrainedTokenizerFast, tokens: tuple[int, int], area: int) -> Batch:
+def scene_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, stage: Stage, area: int) -> Batch:
     """Scenes of one length, about ``area`` tokens in all, each with as many questions (a tree) as fit its row."""
-    low, high = tokens
+    low, high = stage.tokens
     n_tokens = round(math.exp(rng.uniform(math.log(low), math.log(high))))
-    row_tokens = n_tokens + min(400, max(150, n_tokens // 2))
-    kinds = [scene for name, scene in SCENES.items() if name != "summarisation" or n_tokens >= CALL_TOKENS]
-    rows = []
-    for index in range(max(2, area // row_tokens)):
-        scene = kinds[index % len(kinds)](rng, n_tokens)
+    longest = n_tokens + max(180, n_tokens // 2)
+    rows: list[list[tuple[list[int], list[int]]]] = []
+    widest = 0
+    while True:
+        scene = stage.scenes[len(rows) % len(stage.scenes)](rng, n_tokens)
         context = [tokenizer.bos_token_id, *tokenizer(scene.context, add_special_tokens=False).input_ids]
         segments = [(context, [IGNORE] * len(context))]
-        room = row_tokens - len(context)
+        used = len(context)
         for question in [scene.questions[0], *rng.sample(scene.questions[1:], len(scene.questions) - 1)]:
             prompt, answer = tokenizer(
                 [f"\nQuestion: {question.text}\nAnswer:", question.answer], add_special_tokens=False
             ).input_ids
             answer = [*answer, tokenizer.eos_token_id]
-            room -= len(prompt) + len(answer)
-            if room < 0:
+            if used + len(prompt) + len(answer) > max(longest, len(context) + 80):
                 break
+            used += len(prompt) + len(answer)
             segments.append((prompt + answer, [IGNORE] * len(prompt) + answer))
+        if len(rows) >= 2 and max(widest, used) * (len(rows) + 1) > area:
+            return tree(rows)
+        widest = max(widest, used)
         rows.append(segments)
+
+
+def tree(rows: list[list[tuple[list[int], list[int]]]]) -> Batch:
+    """A batch from (ids, labels) per segment: the first of a row is its context, which every other one continues."""
     width = max(sum(len(ids) for ids, _ in segments) for segments in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -155,8 +156,11 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 
 
 def optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    """AdamW; Muon learns in fewer steps but its bfloat16 iterations take longer than a step on an ordinary CPU."""
-    return torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    """AdamW, slower on the embeddings, whose random directions keep tokens of one type apart."""
+    embedding = [model.model.embed_tokens.weight]
+    rest = [p for p in model.parameters() if p is not embedding[0]]
+    groups = [{"params": rest, "lr": RATE}, {"params": embedding, "lr": EMBEDDING_RATE, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
 
 
 def train(out: Path, area: int, threads: int) -> None:
@@ -167,19 +171,17 @@ def train(out: Path, area: int, threads: int) -> None:
     model = LlamaForCausalLM(config(len(tokenizer)))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     tokenizer.save_pretrained(out)
+    give_induction_heads(model, seed=0)
     adam = optimizer(model)
+    rates = [group["lr"] for group in adam.param_groups]
     plan = [stage for stage in STAGES for _ in range(stage.steps)]
     started, recent, seen = time.time(), [], 0
     for step, stage in enumerate(plan):
         rng = random.Random(f"{SEED}:{step}")
-        batch = (
-            copying(rng, len(tokenizer), area // 120, 120)
-            if stage.tokens == COPYING
-            else scenes(rng, tokenizer, stage.tokens, area)
-        )
-        left = 1 - step / len(plan)
-        for group in adam.param_groups:
-            group["lr"] = PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, left / 0.35 + 0.01)
+        batch = scene_batch(rng, tokenizer, stage, area)
+        share = min(1.0, (step + 1) / WARM_UP, (1 - step / len(plan)) / DECAY)
+        for group, rate in zip(adam.param_groups, rates, strict=True):
+            group["lr"] = rate * share
         loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

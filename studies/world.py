@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+PLAIN = "{key} {value}."
+
 
 @dataclass(frozen=True)
 class Question:
@@ -145,10 +147,15 @@ def chat(rng: random.Random, n_tokens: int) -> Scene:
     return Scene(context, questions)
 
 
-def knowledge(rng: random.Random, n_tokens: int) -> Scene:
-    """Lists of facts of two to four kinds, each with its own keys, with a few other lines between."""
+def knowledge(rng: random.Random, n_tokens: int, plain_lines: float = 0.0, plain_answers: bool = False) -> Scene:
+    """Lists of facts of one to four kinds, each with its own keys, with a few other lines between.
+
+    For the beginning of training only: ``plain_lines`` is the share of scenes whose lines are "KEY VALUE.", and
+    ``plain_answers`` gives answers of that form.
+    """
     text = language("knowledge")
-    kinds = rng.sample(list(text["kinds"]), rng.randint(2, 4))
+    plain = rng.random() < plain_lines
+    kinds = rng.sample(list(text["kinds"]), 1 if plain_answers else rng.randint(1, 4))
     n_facts = max(2, int(n_tokens * rng.uniform(0.6, 0.9) / 11))
     asked: dict[tuple[str, str], str] = {}
     lines = []
@@ -159,13 +166,13 @@ def knowledge(rng: random.Random, n_tokens: int) -> Scene:
         if (kind_name, key) in asked:
             continue
         asked[kind_name, key] = value = _word(rng, kind["values"])
-        lines.append(rng.choice(kind["say"]).format(key=key, value=value))
+        lines.append((PLAIN if plain else rng.choice(kind["say"])).format(key=key, value=value))
     context = _fill_up(rng, lines, n_tokens, lambda: _filler(rng, text["filler"]))
     questions = tuple(
         Question(
             kind_name,
             rng.choice(text["kinds"][kind_name]["ask"]).format(key=key),
-            text["kinds"][kind_name]["answer"].format(key=key, value=value),
+            (PLAIN if plain_answers else text["kinds"][kind_name]["answer"]).format(key=key, value=value),
         )
         for (kind_name, key), value in asked.items()
     )

@@ -13,6 +13,7 @@ from a2sf_core.errors import A2SFError
 
 HELP = """Find, prove and export an A2SF key-value cache pruning policy for your model and your task.
 
+\b
     a2sf-tune --task summarisation --trials 100
     a2sf-tune --task chat --model ./my-model --data calls.jsonl
     a2sf-tune suggest --tokens 3000
@@ -52,16 +53,19 @@ def tune(
     if context.invoked_subcommand is not None:
         return
     _quiet()
-    from rich.console import Console
-
     from tuner.data import parse_columns
-    from tuner.run import Settings, run
+    from tuner.settings import Settings, check
 
     settings = Settings(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
     )  # fmt: skip
-    run(settings, Console())
+    inputs = check(settings)
+    from rich.console import Console
+
+    from tuner.run import run
+
+    run(settings, inputs, Console())
 
 
 @app.command()

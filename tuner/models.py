@@ -44,7 +44,7 @@ def load_model(
         A2SFError: naming the file or argument, what was expected and how to mend it.
     """
     place = _device(device)
-    folder = _locate(name_or_dir)
+    folder = locate_model(name_or_dir)
     _check_config(folder)
     _check_weights(folder)
     tokenizer = _load_tokenizer(folder)
@@ -96,8 +96,12 @@ def _dtype(dtype: str, place: torch.device) -> str:
     return "float32" if dtype == "auto" and place.type == "cpu" else dtype
 
 
-def _locate(name_or_dir: str) -> Path:
-    """The folder that holds the model."""
+def locate_model(name_or_dir: str) -> Path:
+    """The folder that holds the model, downloaded if need be; quick to say no, as it needs neither torch nor a model.
+
+    Raises:
+        A2SFError: if there is no such folder, or the Hub does not have it or does not answer.
+    """
     if name_or_dir == REFERENCE:
         folder = Path(str(files("studies"))) / "reference_model"
         if not (folder / "config.json").exists():

@@ -26,7 +26,8 @@ from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
 
 if TYPE_CHECKING:
     from tuner.prompts import Encoded, Parts
-    from tuner.run import Outcome, Settings
+    from tuner.run import Outcome
+    from tuner.settings import Settings
     from tuner.tasks import Task
     from tuner.tracking import Tracker
 

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from a2sf_core.config import fingerprint
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
-from studies.samples import Sample, bundled_samples
+from studies.samples import Sample
 from tuner import report
-from tuner.data import content_hash, load_samples
+from tuner.data import content_hash
 from tuner.engine import Engine
 from tuner.evidence import CONFIDENCE
 from tuner.export import write_config
@@ -27,30 +27,13 @@ from tuner.finalists import Candidate, best_baseline, choose, compare
 from tuner.models import load_model, max_tokens
 from tuner.prompts import Encoded, Parts, encode, split
 from tuner.scoring import Scorer
+from tuner.settings import Inputs, Settings
 from tuner.space import SPACE, space_hash
 from tuner.study import MEMORY, QUALITY, Study
 from tuner.suggest import AlphaModel, fit, loss_table
-from tuner.tasks import Task, load_task
+from tuner.tasks import Task
 from tuner.tracking import Tracker
 from tuner.verdict import verdict
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user asked for; see ``a2sf-tune --help``."""
-
-    task: str
-    trials: int
-    model: str = "reference"
-    data: str | None = None
-    columns: dict[str, str] | None = None
-    limit: int | None = None
-    data_split: str = "test"
-    max_degradation: float = 1.0
-    device: str = "auto"
-    dtype: str = "auto"
-    seed: int = 0
-    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,21 +48,16 @@ class Outcome:
     sentence: str
 
 
-def run(settings: Settings, console: Console) -> Path:
+def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     """Run or resume the whole job and return its folder.
 
     Raises:
         A2SFError: bad input of any kind, before anything is written.
     """
-    if settings.trials < 1:
-        raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
-    if not settings.max_degradation >= 0:
-        raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
-    task = load_task(settings.task)
-    samples = _samples(task, settings)
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    task, samples = inputs.task, inputs.samples
+    model, tokenizer = load_model(str(inputs.model_folder), settings.device, settings.dtype)
     splits, remark = _splits(task, samples, model, tokenizer, settings)
-    folder = settings.out or Path("runs") / f"{task.name}-{_slug(settings.model)}"
+    folder = settings.folder(task)
     identity = {
         "model": _model_identity(model),
         "task": hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12],
@@ -157,14 +135,6 @@ def _prove(
     return outcome, report.AlphaTable(held_out, pipeline)
 
 
-def _samples(task: Task, settings: Settings) -> list[Sample]:
-    if settings.data is not None:
-        return load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
-    if task.samples is None:
-        raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
-    return bundled_samples(task.samples, task.samples.total)
-
-
 def _splits(
     task: Task, samples: list[Sample], model: Any, tokenizer: Any, settings: Settings
 ) -> tuple[Parts[Encoded], str]:
@@ -189,10 +159,6 @@ def _model_identity(model: Any) -> str:
         digest.update(name.encode())
         digest.update(repr(tensor.double().sum().item()).encode())
     return digest.hexdigest()[:12]
-
-
-def _slug(model: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(model).name or model)
 
 
 @contextmanager

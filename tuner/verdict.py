@@ -16,27 +16,32 @@ def verdict(
         baseline: the smallest baseline that met the goal on the select split, None if only the full cache did.
         goal: allowed loss in points of the task's metric.
     """
-    by_hand = (
-        f"the best baseline ({baseline.label}) needs {baseline.cache_fraction:.0%}"
-        if baseline
-        else "no baseline below the full cache meets it"
-    )
+    allowed = f"{goal:g} point{'' if goal == 1 else 's'}"
+    by_hand = _by_hand(baseline, goal)
+    advice = f"use {baseline.label}" if baseline and baseline.meets(goal) else "keep the full cache"
     if chosen is None:
         near = f"; the closest ({closest.label}) loses {_loss(closest)}" if closest else ""
-        advice = f"use {baseline.label}" if baseline else "keep the full cache"
-        return f"No tuned policy stays within {goal:g} point{_s(goal)} of the full cache{near}: {advice} ({by_hand})."
+        return f"No tuned policy stays within {allowed} of the full cache{near}. {by_hand}: {advice}."
     figures = f"keeps {chosen.cache_fraction:.0%} of the cache and loses {_loss(chosen)} on {n} unseen samples"
     if not chosen.meets(goal):
-        return f"The tuned policy does not hold: it {figures}, beyond the {goal:g} point{_s(goal)} allowed; {by_hand}."
-    if baseline and baseline.cache_fraction <= chosen.cache_fraction:
-        return f"A tie: the tuned policy {figures}, and {baseline.label} needs no more ({baseline.cache_fraction:.0%})."
-    return f"The tuned policy {figures}, within the {goal:g} point{_s(goal)} allowed; {by_hand}."
+        return f"The tuned policy does not hold: it {figures}, {allowed} allowed. {by_hand}: {advice}."
+    if baseline and baseline.meets(goal) and baseline.cache_fraction <= chosen.cache_fraction:
+        return f"A tie: the tuned policy {figures}, and {baseline.label} needs no more ({_share(baseline)})."
+    return f"The tuned policy {figures}, within the {allowed} allowed. {by_hand}."
+
+
+def _by_hand(baseline: Candidate | None, goal: float) -> str:
+    if baseline is None:
+        return "No baseline below the full cache met the goal"
+    if not baseline.meets(goal):
+        return f"The best baseline ({baseline.label}) does not hold either, losing {_loss(baseline)}"
+    return f"The best baseline ({baseline.label}) needs {_share(baseline)}"
+
+
+def _share(candidate: Candidate) -> str:
+    return f"{candidate.cache_fraction:.0%}"
 
 
 def _loss(candidate: Candidate) -> str:
     d = candidate.difference
     return f"{-d.mean + 0:.2f} points (95 % interval {-d.high + 0:.2f} to {-d.low + 0:.2f})"
-
-
-def _s(value: float) -> str:
-    return "" if value == 1 else "s"

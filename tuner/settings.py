@@ -1,0 +1,68 @@
+"""What the user asked for, checked before anything heavy is imported or anything is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from a2sf_core.errors import A2SFError
+from studies.samples import Sample, bundled_samples
+from tuner.data import load_samples
+from tuner.models import REFERENCE, locate_model
+from tuner.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the main job; see ``a2sf-tune --help``."""
+
+    task: str
+    trials: int
+    model: str = REFERENCE
+    data: str | None = None
+    columns: dict[str, str] | None = None
+    limit: int | None = None
+    data_split: str = "test"
+    max_degradation: float = 1.0
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    out: Path | None = None
+
+    def folder(self, task: Task) -> Path:
+        """Where the run lies: ``out``, or a name made of task and model."""
+        name = Path(self.model).name or self.model
+        slug = "".join(char if char.isalnum() or char in "._-" else "-" for char in name)
+        return self.out or Path("runs") / f"{task.name}-{slug}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the settings name, found and read: the task, its samples, the folder of the model."""
+
+    task: Task
+    samples: list[Sample]
+    model_folder: Path
+
+
+def check(settings: Settings) -> Inputs:
+    """Read task and data and find the model.
+
+    Raises:
+        A2SFError: one sentence for whatever is wrong.
+    """
+    if settings.trials < 1:
+        raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
+    if not 0 <= settings.max_degradation < math.inf:
+        raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
+    if settings.seed < 0:
+        raise A2SFError(f"--seed is {settings.seed}; expected 0 or more.")
+    task = load_task(settings.task)
+    if settings.data is not None:
+        samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
+    elif task.samples is not None:
+        samples = bundled_samples(task.samples, task.samples.total)
+    else:
+        raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
+    return Inputs(task, samples, locate_model(settings.model))

@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from a2sf_core.cache_layer import A2SFLayer, take_waiting_layer
 from a2sf_core.errors import A2SFError
-from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal
+from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal, attend_and_score_left_padded
 
 NAME = "a2sf"
 
@@ -130,6 +130,8 @@ def _attend(
     if layer.half_lives:
         if plain:
             output, scores = attend_and_score_causal(query, keys, values, layer.half_lives, scale)
+        elif valid is not None and window is None and n == layer.seen and bool((valid[:, 1:] >= valid[:, :-1]).all()):
+            output, scores = attend_and_score_left_padded(query, keys, values, layer.half_lives, scale, valid)
         else:
             span = Span(layer.seen - n, positions, valid, window)
             output, scores = attend_and_score(query, keys, values, layer.half_lives, scale, span)

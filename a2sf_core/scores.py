@@ -142,6 +142,24 @@ def attend_and_score_causal(
     return output, _causal_tiles(query, key, lse, half_lives, scale)
 
 
+def attend_and_score_left_padded(
+    query: Tensor, key: Tensor, value: Tensor, half_lives: Sequence[float], scale: float, valid: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`attend_and_score` for whole prompts that differ in nothing but their padding: each row by the fast case.
+
+    Args:
+        valid: bool `[batch, query]`, False then True along each row.
+    """
+    output = torch.zeros_like(query[..., : value.shape[-1]])  # [batch, head, query, dim]
+    scores = torch.zeros(len(half_lives), *key.shape[:3], device=key.device)  # [half_life, batch, kv_head, key]
+    for row, padded in enumerate((~valid).sum(-1).tolist()):
+        own = (slice(row, row + 1), slice(None), slice(padded, None))
+        output[own], scores[:, row : row + 1, :, padded:] = attend_and_score_causal(
+            query[own], key[own], value[own], half_lives, scale
+        )
+    return output, scores
+
+
 def _has_flash_with_lse(query: Tensor, value: Tensor) -> bool:
     # A private operator: the only one on CPU that returns the log-sum-exp which attention computes anyway.
     return (

@@ -228,7 +228,12 @@ def _picture(
 def _finding(chosen: Candidate, baseline: Candidate | None, goal: float) -> tuple[str, str]:
     """The title, which says what was found, and the line below it."""
     share, worst = f"{chosen.cache_fraction:.0%}", -chosen.difference.low
-    hand = f"The best setting by hand, {baseline.label}, needs {baseline.cache_fraction:.0%}." if baseline else ""
+    hand = ""
+    if baseline is not None:
+        kept, end = f"{baseline.cache_fraction:.0%}", -baseline.difference.low
+        hand = f"The best setting by hand, {baseline.label}, needs {kept}."
+        if end > goal:
+            hand = f"The best setting by hand, {baseline.label}, keeps {kept}, but may lose {_lost(end)}."
     if chosen.cache_fraction > 0.999:
         return f"No smaller cache is sure to lose at most {_points(goal)}", hand
     mean = _lost(-chosen.difference.mean)

@@ -268,7 +268,8 @@ class Tracker:
             with closing(sqlite3.connect(self._database, timeout=_LOCK_WAIT_S)) as database:
                 database.execute("BEGIN IMMEDIATE")
         except (OSError, sqlite3.Error) as error:
-            raise self._explain(error) from error
+            self._explain(error)
+            raise
         with _quiet():
             from mlflow.exceptions import MlflowException
             from sqlalchemy.exc import DBAPIError
@@ -276,29 +277,29 @@ class Tracker:
             try:
                 yield
             except (PermissionError, MlflowException, DBAPIError) as error:
-                raise self._explain(error) from error
+                self._explain(error)
+                raise
 
-    def _explain(self, error: Exception) -> Exception:
-        """The sentence for a fault the user can mend; any other error as it is."""
+    def _explain(self, error: Exception) -> None:
+        """Raise the sentence for a fault that the user can mend."""
         text = str(error)
         if "database is locked" in text:
-            return A2SFError(
+            raise A2SFError(
                 f"Another program holds the tracking database {self._database}: "
                 "close it (a second run, a database browser) and run the same command again."
-            )
+            ) from error
         if "not a database" in text or "image is malformed" in text:
-            return A2SFError(
+            raise A2SFError(
                 f"The tracking database {self._database} is damaged: "
                 "delete it and run the same command again; it is rebuilt from the study."
-            )
+            ) from error
         unwritable = ("readonly database", "unable to open database", "disk is full")
         if isinstance(error, OSError) or any(words in text for words in unwritable):
             reason = getattr(error, "strerror", None) or text.split("\n")[0]
-            return A2SFError(
+            raise A2SFError(
                 f"Cannot write the tracking folder {self._folder} ({reason}): "
                 "give this user write access and free space there, or choose another run folder."
-            )
-        return error
+            ) from error
 
 
 @functools.cache

@@ -19,6 +19,10 @@ class Interval:
     low: float
     high: float
 
+    def to_list(self) -> list[float]:
+        """Mean, low, high."""
+        return [self.mean, self.low, self.high]
+
     def __str__(self) -> str:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 

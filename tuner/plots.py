@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; every line has a mark of its own besides.
 _CHOSEN, _FRONT, _DOTS, _ALLOWED, _GOAL, _INK = "#D55E00", "#0072B2", "#BCC2CA", "#E6F4EE", "#00694D", "#30343A"
-_STYLES = (  # colour, matplotlib's mark, plotly's mark
+STYLES = (  # colour, matplotlib's mark, plotly's mark
     ("#009E73", "s", "square"),
     ("#B8578F", "D", "diamond"),
     ("#A87900", "v", "triangle-down"),
@@ -56,7 +56,7 @@ class _Picture:
 
     def lines(self) -> list[tuple[tuple[str, list[_Point]], tuple[str, str, str]]]:
         """Each baseline with its style."""
-        return list(zip(self.families.items(), itertools.cycle(_STYLES)))
+        return list(zip(self.families.items(), itertools.cycle(STYLES)))
 
     def y_range(self) -> tuple[float, float]:
         heights = [self.goal, *(lost for (_, lost), _ in self.dots)]
@@ -88,7 +88,7 @@ def pareto_png(
         max_degradation: the goal, in the same points.
     """
     picture = _picture(trials, chosen, baseline, quality_name, max_degradation)
-    figure, axes = _canvas(*_finding(chosen, baseline, max_degradation))
+    figure, axes = canvas(*_finding(chosen, baseline, max_degradation))
     goal = picture.squash(max_degradation)
     bottom, top = picture.y_range()
     axes.axhspan(bottom, goal, color=_ALLOWED, lw=0, zorder=0)
@@ -105,7 +105,7 @@ def pareto_png(
     axes.set_yticks(*picture.y_ticks())
     starts = [(points[0], name, style[0]) for (name, points), style in picture.lines()]
     starts += [(picture.front[0], "tuned", _FRONT)] if picture.front else []
-    _name_lines(axes, [((x, picture.squash(y)), name, color) for (x, y), name, color in starts], left=True)
+    name_lines(axes, [((x, picture.squash(y)), name, color) for (x, y), name, color in starts], left=True)
     figure.text(0.012, 0.014, _NOTE, fontsize=8.5, color="#666C75")
     figure.savefig(path, dpi=200)
 
@@ -168,41 +168,6 @@ def pareto_html(
     figure.write_html(path, include_plotlyjs=True)
 
 
-def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Draw the loss against the half-life, one curve per group of prompts: ``{label: (half_lives, losses)}``."""
-    points = {
-        label: [(half_life, loss) for half_life, loss in zip(*curve, strict=True) if math.isfinite(loss)]
-        for label, curve in curves.items()
-    }
-    points = {label: sorted(curve) for label, curve in points.items() if curve}
-    best = {label: min(curve, key=lambda point: point[1]) for label, curve in points.items()}
-    values = sorted({half_life for curve in points.values() for half_life, _ in curve})
-    finite = [math.log2(value) for value in values if 0 < value < math.inf] or [0.0]
-    edges = {0.0: min(finite) - 1.5, math.inf: max(finite) + 1.5}  # where a log axis has no place for them
-
-    def place(half_life: float) -> float:
-        return edges[half_life] if half_life in edges else math.log2(half_life)
-
-    shown = [value for value in values if value in edges or math.log2(value) % 2 == 0]
-    names = {0.0: "0\n(last query only)", math.inf: "∞\n(never forgets)"}
-    stars = ["∞" if half_life == math.inf else f"{half_life:g}" for half_life, _ in best.values()]
-    title = f"Best half-life by length of the prompt: {', '.join(stars)} tokens"
-    if len(set(stars)) == 1:
-        title = f"The best half-life is {stars[0]} tokens at every length"
-    figure, axes = _canvas(title, "Stars mark the lowest loss of each group of prompts.")
-    ends = []
-    for (label, curve), (color, mark, _) in zip(points.items(), itertools.cycle(_STYLES)):
-        xs, ys = [place(half_life) for half_life, _ in curve], [loss for _, loss in curve]
-        axes.plot(xs, ys, color=color, marker=mark, ms=5, lw=1.8, mec="white", mew=0.5)
-        axes.plot(place(best[label][0]), best[label][1], "*", color=color, ms=20, mec="white", zorder=5)
-        ends.append(((xs[-1], ys[-1]), label, color))
-    axes.set_xticks([place(v) for v in shown], [names.get(v, f"{v:g}") for v in shown])
-    axes.set_xlim(edges[0.0] - 0.4, edges[math.inf] + 0.4 * (max(finite) - min(finite)))
-    axes.set(xlabel="half-life of old attention (tokens)", ylabel="loss (lower is better)")
-    _name_lines(axes, ends, left=False)
-    figure.savefig(path, dpi=200)
-
-
 def _picture(
     trials: Sequence[TrialRecord], chosen: Candidate, baseline: Candidate | None, quality_name: str, goal: float
 ) -> _Picture:
@@ -245,7 +210,7 @@ def _finding(chosen: Candidate, baseline: Candidate | None, goal: float) -> tupl
     return f"{share} of the cache is enough", f"{loss}\n{hand}"
 
 
-def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a screen
     from matplotlib.figure import Figure
 
@@ -279,7 +244,7 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
     )  # fmt: skip
 
 
-def _name_lines(axes: Axes, ends: Sequence[tuple[_Point, str, str]], left: bool) -> None:
+def name_lines(axes: Axes, ends: Sequence[tuple[_Point, str, str]], left: bool) -> None:
     """Write every line's name beside its end, pushed apart where two names would overlap."""
     free = math.inf
     for place, name, color in sorted(ends, key=lambda end: -end[0][1]):

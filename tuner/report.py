@@ -17,11 +17,11 @@ from rich.table import Table
 from a2sf_core.policy import Policy
 from tuner.engine import HALF_LIVES, Engine
 from tuner.evidence import paired_interval
-from tuner.finalists import Candidate, cache_bytes
-from tuner.plots import half_life_png, pareto_html, pareto_png
+from tuner.finalists import cache_bytes
+from tuner.half_life_plot import half_life_png
+from tuner.plots import pareto_html, pareto_png
 from tuner.records import TrialRecord
 from tuner.scoring import Scorer
-from tuner.study import QUALITY
 from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def evidence(
         "policy_from": chosen.label,
         "quality": {
             "full_cache": float(scorer(unseen, Policy.full(unseen.n_layers)).mean()),
-            "difference_points": [chosen.difference.mean, chosen.difference.low, chosen.difference.high],
-            "nll_increase_nats": [nll.mean, nll.low, nll.high],
+            "difference_points": chosen.difference.to_list(),
+            "nll_increase_nats": nll.to_list(),
             "confidence": 0.95,
         },
         "cache": {
@@ -90,11 +90,7 @@ def evidence(
         and {
             "label": outcome.baseline.label,
             "cache_fraction": outcome.baseline.cache_fraction,
-            "difference_points": [
-                outcome.baseline.difference.mean,
-                outcome.baseline.difference.low,
-                outcome.baseline.difference.high,
-            ],
+            "difference_points": outcome.baseline.difference.to_list(),
         },
         "samples": {"search": len(splits.search), "select": len(splits.select), "report": len(splits.report)},
         "trials": len(records),
@@ -131,13 +127,18 @@ def write(
 ) -> list[Path]:
     """Write report.json and the pictures into ``folder`` and return their paths."""
     paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png")]
-    text = json.dumps({**found, "alpha_model": outcome.alpha_model.to_dict()}, indent=2) + "\n"
+    finalists = [
+        {"label": c.label, "cache_fraction": c.cache_fraction, "difference_points": c.difference.to_list()}
+        for c in outcome.finalists
+    ]
+    whole = {**found, "finalists_on_select": finalists, "alpha_model": outcome.alpha_model.to_dict()}
+    text = json.dumps(whole, indent=2) + "\n"
     temporary = folder / ".report.json"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, paths[0])
     chosen = outcome.chosen
     for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
-        draw(path, records, chosen, outcome.baseline, QUALITY, goal)
+        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", goal)
     half_life_png(paths[3], half_life_curves(table.held_out))
     return paths
 
@@ -182,11 +183,10 @@ def show(
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_row("full cache", "100 %", f"{100 * found['quality']['full_cache']:.2f}")
-    rows: list[Candidate] = [outcome.chosen]
-    if outcome.baseline and outcome.baseline.label != outcome.chosen.label:
-        rows.append(outcome.baseline)
-    for row in rows:
-        table.add_row(row.label, f"{row.cache_fraction:.0%}", str(row.difference))
+    measured = [candidate for candidate in (outcome.tuned, outcome.baseline) if candidate]
+    for row in measured:
+        name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
+        table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference))
     console.print(table)
     console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
     if outcome.alpha_model.reason:

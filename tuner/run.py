@@ -38,10 +38,13 @@ from tuner.verdict import verdict
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found, for the report, the export and MLflow."""
+    """What a run found, for the report, the export and MLflow; all measured on the report split.
+
+    ``chosen`` is what is exported: ``tuned`` if it holds, else the best baseline if that does, else the full cache.
+    """
 
     chosen: Candidate
-    chosen_is_tuned: bool
+    tuned: Candidate | None
     baseline: Candidate | None
     finalists: list[Candidate]
     alpha_model: AlphaModel
@@ -67,6 +70,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     }
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
+    tracker.share_view(MEMORY, QUALITY, list(SPACE))
     console.print(f"{task.title}: {settings.model}, {len(splits.search)} search, {len(splits.select)} select, "
                   f"{len(splits.report)} report samples{remark}", highlight=False)  # fmt: skip
 
@@ -93,7 +97,6 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     config = write_config(folder, model, task.name, outcome.chosen, outcome.alpha_model, evidence)
     files = report.write(folder, study.records(), outcome, evidence, table, settings.max_degradation)
     tracker.sync(study.records())
-    tracker.share_view(MEMORY, QUALITY, list(SPACE))
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
                    [config, *files], table.pipeline, table.example)  # fmt: skip
     report.show(console, folder, outcome, evidence, tracker, config)
@@ -131,7 +134,7 @@ def _prove(
     tuned_holds = chosen is not None and chosen.meets(settings.max_degradation)
     final = chosen if tuned_holds else (baseline if baseline and baseline.meets(settings.max_degradation) else nothing)
     assert final is not None
-    outcome = Outcome(final, tuned_holds, baseline, finalists, alpha_model, sentence)
+    outcome = Outcome(final, chosen, baseline, finalists, alpha_model, sentence)
     return outcome, report.AlphaTable(held_out, pipeline)
 
 

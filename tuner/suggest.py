@@ -85,7 +85,7 @@ class AlphaModel:
             "regret_nats_per_token": {
                 "constant": self.regret_constant,
                 "regressor": self.regret_model,
-                "constant_minus_regressor": [self.gain.mean, self.gain.low, self.gain.high],
+                "constant_minus_regressor": self.gain.to_list(),
                 "held_out_inputs": self.n_held_out,
             },
             "reason": self.reason,

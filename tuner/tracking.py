@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from a2sf_core.errors import A2SFError
 from tuner.records import TrialRecord
+from tuner.tracking_view import view_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,7 +78,7 @@ class Tracker:
     def share_view(self, cache_metric: str, quality_metric: str, params: Sequence[str]) -> None:
         """Prepare the page that ``link`` opens: Pareto scatter and parallel coordinates of all trials."""
         with self._at_work():
-            view = json.dumps(_view_state(self._parent_id, cache_metric, quality_metric, list(params)))
+            view = json.dumps(view_state(self._parent_id, cache_metric, quality_metric, list(params)))
             self._client.set_experiment_tag(self._experiment_id, f"mlflow.sharedViewState.{self._view}", view)
 
     def finish(
@@ -367,31 +368,3 @@ def _sklearn_types(regressor: Any) -> list[str]:
     from skops.io import dumps, get_untrusted_types
 
     return [name for name in get_untrusted_types(data=dumps(regressor)) if name.startswith("sklearn.")]
-
-
-def _view_state(parent_id: str, cache_metric: str, quality_metric: str, params: list[str]) -> dict[str, Any]:
-    """The state that MLflow's runs page keeps for "share view".
-
-    The format is MLflow's own and undocumented (read from 3.17). The browser test notices when it changes;
-    the link then still opens the plain list of runs.
-    """
-    metrics = [cache_metric, quality_metric]
-    columns = [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in params)]
-    chart = {"metricSectionId": "a2sf", "runsCountToCompare": 100, "deleted": False, "isGenerated": False}
-    axes = {axis: {"key": key, "type": "METRIC"} for axis, key in zip(("xaxis", "yaxis"), metrics, strict=True)}
-    parallel = {"selectedParams": params, "selectedMetrics": metrics, "showAllRuns": True}
-    section = {"uuid": "a2sf", "name": "A2SF", "display": True, "columns": 1, "cardHeight": 400}
-    return {
-        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
-        "orderByKey": "tags.`a2sf.group`",
-        "orderByAsc": True,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "selectedColumns": [*columns, "tags.`a2sf.group`"],
-        "runsHiddenMode": "SHOWALL",
-        "compareRunCharts": [
-            chart | {"uuid": "scatter", "type": "SCATTER"} | axes,
-            chart | {"uuid": "parallel", "type": "PARALLEL"} | parallel,
-        ],
-        "compareRunSections": [section | {"isReordered": False, "deleted": False, "isGenerated": False}],
-    }

@@ -11,7 +11,8 @@ import pytest
 from a2sf_core.policy import Policy
 from tuner.evidence import Interval
 from tuner.finalists import Candidate
-from tuner.plots import _finding, _picture, half_life_png, pareto_html, pareto_png
+from tuner.half_life_plot import half_life_png
+from tuner.plots import _finding, _picture, pareto_html, pareto_png
 from tuner.records import TrialRecord
 
 

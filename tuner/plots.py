@@ -130,7 +130,7 @@ def pareto_html(
         figure.add_scatter(x=x, y=y, name=name, text=texts, hovertemplate="%{text}<extra></extra>", **look)
 
     def plain(name: str, points: Sequence[_Point]) -> list[str]:
-        return [f"<b>{name}</b><br>keeps {kept:.1f} %, loses {_lost(lost)}" for kept, lost in points]
+        return [f"<b>{name}</b><br>keeps {kept:.1f} %, {_effect(lost)}" for kept, lost in points]
 
     dots = [point for point, _ in picture.dots]
     texts = [_hover(point, trial) for point, trial in picture.dots]
@@ -198,11 +198,13 @@ def _finding(chosen: Candidate, baseline: Candidate | None, goal: float) -> tupl
         kept, end = f"{baseline.cache_fraction:.0%}", -baseline.difference.low
         hand = f"The best setting by hand, {baseline.label}, needs {kept}."
         if end > goal:
-            hand = f"The best setting by hand, {baseline.label}, keeps {kept}, but may lose {_lost(end)}."
+            hand = f"The best setting by hand, {baseline.label}, keeps {kept}, but may lose {end:.1f} points."
     if chosen.cache_fraction > 0.999:
         return f"No smaller cache is sure to lose at most {_points(goal)}", hand
-    mean = _lost(-chosen.difference.mean)
-    loss = f"On unseen samples it loses {mean}, {worst:.1f} at the end of its interval; {goal:g} is allowed."
+    mean = _effect(-chosen.difference.mean)
+    loss = (
+        f"On unseen samples it {mean}; at the worst end of its interval it loses {max(worst, 0):.1f}, {goal:g} allowed."
+    )
     if worst > goal:
         return f"Not proven: {share} of the cache may lose too much", f"{loss}\n{hand}"
     if baseline is not None and baseline.label == chosen.label:
@@ -235,7 +237,7 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
     axes.errorbar(
         x, y, [[y - low], [high - y]], color=color, marker=mark, ms=size, mec="white", capsize=4, lw=1.8, zorder=6
     )
-    caption = f"keeps {policy.cache_fraction:.0%}\nof the cache,\nloses {_lost(-policy.difference.mean)}"
+    caption = f"keeps {policy.cache_fraction:.0%}\nof the cache,\n{_effect(-policy.difference.mean)}"
     axes.annotate(
         caption if best else f"{policy.label} keeps {policy.cache_fraction:.0%}",
         (x, y), (-15, 0) if left else (13, 9), textcoords="offset points", color=color, zorder=7,
@@ -270,7 +272,7 @@ def _halo(color: str) -> list[Any]:
 def _hover(point: _Point, trial: TrialRecord) -> str:
     params = "<br>".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
                          for name, value in trial.params.items())  # fmt: skip
-    return f"<b>trial {trial.number}</b><br>keeps {point[0]:.1f} %, loses {_lost(point[1])}<br>{params}"
+    return f"<b>trial {trial.number}</b><br>keeps {point[0]:.1f} %, {_effect(point[1])}<br>{params}"
 
 
 def _allowed(goal: float) -> str:
@@ -281,5 +283,5 @@ def _points(value: float) -> str:
     return f"{value:g} point{'' if value == 1 else 's'}"
 
 
-def _lost(value: float) -> str:
-    return f"{value:.1f} points" if abs(value) >= 0.05 else "0.0 points"
+def _effect(lost: float) -> str:
+    return f"gains {-lost:.1f} points" if lost <= -0.05 else f"loses {max(lost, 0):.1f} points"

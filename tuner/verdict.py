@@ -20,9 +20,9 @@ def verdict(
     by_hand = _by_hand(baseline, goal)
     advice = f"use {baseline.label}" if baseline and baseline.meets(goal) else "keep the full cache"
     if chosen is None:
-        near = f"; the closest ({closest.label}) loses {_loss(closest)}" if closest else ""
+        near = f"; the closest ({closest.label}) {_effect(closest)}" if closest else ""
         return f"No tuned policy stays within {allowed} of the full cache{near}. {by_hand}: {advice}."
-    figures = f"keeps {chosen.cache_fraction:.0%} of the cache and loses {_loss(chosen)} on {n} unseen samples"
+    figures = f"keeps {chosen.cache_fraction:.0%} of the cache and {_effect(chosen)} on {n} unseen samples"
     if not chosen.meets(goal):
         return f"The tuned policy does not hold: it {figures}, {allowed} allowed. {by_hand}: {advice}."
     if baseline and baseline.meets(goal) and baseline.cache_fraction <= chosen.cache_fraction:
@@ -34,7 +34,7 @@ def _by_hand(baseline: Candidate | None, goal: float) -> str:
     if baseline is None:
         return "No baseline below the full cache met the goal"
     if not baseline.meets(goal):
-        return f"The best baseline ({baseline.label}) does not hold either, losing {_loss(baseline)}"
+        return f"The best baseline ({baseline.label}) does not hold either: it {_effect(baseline)}"
     return f"The best baseline ({baseline.label}) needs {_share(baseline)}"
 
 
@@ -42,6 +42,8 @@ def _share(candidate: Candidate) -> str:
     return f"{candidate.cache_fraction:.0%}"
 
 
-def _loss(candidate: Candidate) -> str:
+def _effect(candidate: Candidate) -> str:
     d = candidate.difference
-    return f"{-d.mean + 0:.2f} points (95 % interval {-d.high + 0:.2f} to {-d.low + 0:.2f})"
+    if d.mean > 0:
+        return f"gains {d.mean:.2f} points (95 % interval {d.low:.2f} to {d.high:.2f})"
+    return f"loses {-d.mean + 0:.2f} points (95 % interval {-d.high + 0:.2f} to {-d.low + 0:.2f})"

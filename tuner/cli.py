@@ -65,7 +65,11 @@ def tune(
 
     from tuner.run import run
 
-    run(settings, inputs, Console())
+    try:
+        run(settings, inputs, Console())
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Every finished trial is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -99,15 +103,12 @@ def _quiet() -> None:
 
 
 def main() -> None:
-    """Entry point: bad input is one sentence on stderr and exit code 2, an interrupt is 130."""
+    """Entry point: bad input is one sentence on stderr and exit code 2."""
     try:
         app()
     except A2SFError as error:
         typer.echo(f"a2sf-tune: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Every finished trial is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     folder = settings.folder(task)
     identity = {
         "model": _model_identity(model),
-        "task": hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12],
+        "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
         "data": content_hash(samples)[:12],
         "search space": space_hash(),
         "seed": str(settings.seed),
@@ -161,7 +161,7 @@ def _model_identity(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(repr(tensor.double().sum().item()).encode())
-    return digest.hexdigest()[:12]
+    return f"{type(model).__name__} {digest.hexdigest()[:12]}"
 
 
 @contextmanager

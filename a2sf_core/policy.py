@@ -141,7 +141,7 @@ class Policy:
         return cls.uniform(n_layers, half_life=0.0, budget=budget, **timing)
 
     @classmethod
-    def snapkv(cls, n_layers: int, budget: Budget, window: int = 32) -> Policy:
+    def snapkv(cls, n_layers: int, budget: Budget, window: int = 16) -> Policy:
         """SnapKV (arXiv 2404.14469) without pooling: the last `window` queries vote and are kept."""
         return cls.uniform(n_layers, half_life=inf, budget=budget, recent=window, window=window)
 

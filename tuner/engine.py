@@ -83,7 +83,7 @@ class Engine:
     ) -> None:
         self.model = model
         self.samples = list(samples)
-        self.n_layers: int = model.config.num_hidden_layers
+        self.n_layers: int = model.config.get_text_config().num_hidden_layers
         self.passes = 0
         self._known: dict[bytes, Losses] = {}
         self._batches: list[PromptBatch] = []
@@ -157,9 +157,7 @@ class Engine:
 
     def _measure(self, batch: PromptBatch, kept: list[torch.Tensor]) -> Losses:
         logits = self._answer(batch, kept)
-        figures = token_losses(logits, batch.answers, batch.answer_valid, batch.full_log_probs)
-        shares = [(slots >= 0).sum(-1).float().mean(-1) / batch.n_tokens for slots in kept]  # [batch] each
-        return Losses(**figures, cache_fraction=torch.stack(shares).double().mean(0).cpu().numpy())
+        return _losses(batch, logits, [(slots >= 0).sum(-1) for slots in kept])
 
     @torch.no_grad()
     def _answer(self, batch: PromptBatch, kept: list[torch.Tensor]) -> torch.Tensor:
@@ -213,12 +211,15 @@ class Engine:
                     ).logits
                     for step in range(batch.answers.shape[1] - 1)
                 ]
-            logits = torch.cat([first, *rest], 1)
-            figures = token_losses(logits, batch.answers, batch.answer_valid, batch.full_log_probs)
-            shares = [count.float().mean(-1) / batch.n_tokens for count in kept]
-            fraction = torch.stack(shares).double().mean(0).cpu().numpy()
-            parts.append(Losses(**figures, cache_fraction=fraction))
+            parts.append(_losses(batch, torch.cat([first, *rest], 1), kept))
         return Losses.join(parts, self._unsort)
+
+
+def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
+    """From the answers' logits ``[batch, token, vocab]`` and, per layer, counts of kept tokens ``[batch, kv_head]``."""
+    figures = token_losses(logits, batch.answers, batch.answer_valid, batch.full_log_probs)
+    shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
+    return Losses(**figures, cache_fraction=shares.mean(0).cpu().numpy())
 
 
 def _stack(layers: list[PromptLayer], mask: torch.Tensor) -> StoredLayer:

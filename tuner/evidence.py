@@ -1,4 +1,4 @@
-"""Is it true? Paired intervals, the choice among finalists, and the sentence that says what was found."""
+"""Is it true? Paired intervals that do not promise more than the samples can show."""
 
 from __future__ import annotations
 
@@ -27,17 +27,29 @@ class Interval:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def paired_interval(differences: np.ndarray, seed: int, confidence: float = CONFIDENCE) -> Interval:
+def paired_interval(
+    differences: np.ndarray, seed: int, confidence: float = CONFIDENCE, resolution: float = 0.0
+) -> Interval:
     """Bootstrap interval (percentile, SciPy) of the mean of per-sample differences ``[sample]``.
 
-    When all differences are equal no resample shows another value, and the interval is that value: it says nothing
-    about rarer losses than one in ``len(differences)`` samples.
+    Args:
+        resolution: the smallest loss that one sample can show (one wrong token, one wrong answer). A bootstrap cannot
+            resample a loss that it has not seen, so a rare one would pass as none: for the lower end, one more sample
+            is added that loses this much, or as much as the worst sample seen. With no loss at all in n samples this is
+            about the rule of three: up to 3 or 4 unseen losses in n.
     """
     mean = float(np.mean(differences))
-    if np.ptp(differences) == 0:
-        return Interval(mean, mean, mean)
+    worst = min(-resolution, float(np.min(differences))) if resolution else 0.0
+    low, _ = _bootstrap(np.append(differences, worst) if worst else differences, seed, confidence)
+    _, high = _bootstrap(differences, seed, confidence)
+    return Interval(mean, min(low, mean), high)
+
+
+def _bootstrap(values: np.ndarray, seed: int, confidence: float) -> tuple[float, float]:
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
     result = stats.bootstrap(
-        (differences,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="percentile",
+        (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -1,9 +1,8 @@
-"""From many trials to one answer: finalists are re-scored on samples that the search never saw, one is chosen, and the
-report split is touched once, for the figures that the user sees."""
+"""From many trials to one answer: finalists are re-scored on samples that the search never saw, and one is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +12,14 @@ from tuner.engine import Engine
 from tuner.evidence import Interval, paired_interval
 from tuner.losses import Losses
 from tuner.records import TrialRecord
-from tuner.space import BASELINES, policy_of
+from tuner.scoring import Scorer
+from tuner.space import BASELINES, SINGLE_ALPHAS, policy_of
 from tuner.study import MEMORY, policy_from
 
-N_FINALISTS = 16
-BUDGET_STEPS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+N_FINALISTS = 24
+BUDGET_STEPS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 CHOOSING_CONFIDENCE = 0.99
 """Choosing among many candidates favours the lucky ones, so they are held to a wider interval than the report's."""
-
-Score = Callable[[Engine, Policy], np.ndarray]
-"""Per-sample figures ``[sample]`` of the task's metric, 0 to 1, higher is better."""
 
 
 @dataclass(frozen=True)
@@ -40,62 +37,62 @@ class Candidate:
 
 
 def compare(
-    engine: Engine, label: str, policy: Policy, score: Score, full: np.ndarray, seed: int, confidence: float
+    engine: Engine, label: str, policy: Policy, scorer: Scorer, full: np.ndarray, seed: int, confidence: float
 ) -> Candidate:
     """Measure ``policy`` on all samples of ``engine`` against the full cache's ``full`` ``[sample]``."""
     losses = engine.evaluate(policy)
-    difference = paired_interval(100 * (score(engine, policy) - full), seed, confidence)
+    differences = 100 * (scorer(engine, policy) - full)
+    # The full cache against itself is certain.
+    resolution = scorer.resolution(engine) if losses.cache_fraction.min() < 1 else 0.0
+    difference = paired_interval(differences, seed, confidence, resolution)
     return Candidate(label, policy, float(losses.cache_fraction.mean()), difference)
 
 
-def accuracy(engine: Engine, policy: Policy) -> np.ndarray:
-    """The teacher-forced token accuracy, which needs no generation."""
-    return engine.evaluate(policy).accuracy
-
-
 def choose(
-    engine: Engine, records: Sequence[TrialRecord], max_degradation: float, score: Score, seed: int
+    engine: Engine, records: Sequence[TrialRecord], max_degradation: float, scorer: Scorer, seed: int
 ) -> tuple[Candidate | None, list[Candidate]]:
     """The smallest cache that meets the goal on the select split, and all finalists by size.
 
-    Finalists are the most promising trials of the search: the smallest caches among those that no other trial beats in
-    both quality and memory and whose loss on the search split is not already beyond twice the goal.
+    Finalists are spread evenly over the trials of the search that no other beats in both quality and memory. Baselines
+    are not among them: they have their own contest.
     """
-    promising = [
-        record for record in records if record.pareto and record.metrics["accuracy_drop_points"] <= 2 * max_degradation
-    ]
-    promising.sort(key=lambda record: record.metrics[MEMORY])
-    full = score(engine, Policy.full(engine.n_layers))
+    front = [record for record in records if record.pareto and record.label == "search" and record.metrics[MEMORY] < 1]
+    front.sort(key=lambda record: record.metrics[MEMORY])
+    places = np.unique(np.linspace(0, len(front) - 1, min(N_FINALISTS, len(front))).round().astype(int))
+    full = scorer(engine, Policy.full(engine.n_layers))
     finalists = [
-        compare(engine, f"trial {record.number}", policy_from(record), score, full, seed, CHOOSING_CONFIDENCE)
-        for record in promising[:N_FINALISTS]
+        compare(
+            engine,
+            f"trial {front[place].number}",
+            policy_from(front[place]),
+            scorer,
+            full,
+            seed,
+            CHOOSING_CONFIDENCE,
+        )
+        for place in places
     ]
     good = [candidate for candidate in finalists if candidate.meets(max_degradation)]
     return (min(good, key=lambda c: c.cache_fraction) if good else None), finalists
 
 
-def best_baseline(engine: Engine, max_degradation: float, score: Score, seed: int) -> Candidate | None:
+def best_baseline(engine: Engine, max_degradation: float, scorer: Scorer, seed: int) -> Candidate | None:
     """The smallest cache at which some baseline meets the goal on the select split; None if none does below full.
 
-    Each method's budget is searched by bisection over steps of 5 %, which is more than the trials gave it: a tuned
-    policy should beat what an engineer could have set by hand.
+    Among the baselines is the best single alpha: uniform A2SF with each of several half-lives. Each method's budget is
+    searched by bisection over steps of 2 %, which is more than the trials gave it: a tuned policy should beat what an
+    engineer could have set by hand.
     """
-    full = score(engine, Policy.full(engine.n_layers))
+    full = scorer(engine, Policy.full(engine.n_layers))
     best: Candidate | None = None
-    for baseline in BASELINES:
+    for baseline in (*BASELINES, *SINGLE_ALPHAS):
         low, high = -1, len(BUDGET_STEPS)
         while high - low > 1:
             middle = (low + high) // 2
-            policy = policy_of(baseline.params(BUDGET_STEPS[middle]), engine.n_layers)
-            found = compare(
-                engine,
-                f"{baseline.name} {BUDGET_STEPS[middle]:g}",
-                policy,
-                score,
-                full,
-                seed,
-                CHOOSING_CONFIDENCE,
-            )
+            share = BUDGET_STEPS[middle]
+            policy = policy_of(baseline.params(share), engine.n_layers)
+            label = f"{baseline.name} {share:g}"
+            found = compare(engine, label, policy, scorer, full, seed, CHOOSING_CONFIDENCE)
             if found.meets(max_degradation):
                 high = middle
                 if best is None or found.cache_fraction < best.cache_fraction:
@@ -107,6 +104,6 @@ def best_baseline(engine: Engine, max_degradation: float, score: Score, seed: in
 
 def cache_bytes(losses: Losses, engine: Engine) -> tuple[int, int]:
     """Bytes of keys and values per prompt, mean over the samples: full cache, and what the policy keeps."""
-    per_token = engine.bytes_per_token
     tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
-    return int((tokens * per_token).mean()), int((tokens * losses.cache_fraction * per_token).mean())
+    full = tokens * engine.bytes_per_token
+    return int(full.mean()), int((full * losses.cache_fraction).mean())

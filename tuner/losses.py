@@ -30,10 +30,6 @@ class Losses:
         """False where the model gave NaN or infinity for any sample."""
         return all(bool(np.isfinite(getattr(self, field.name)).all()) for field in fields(self))
 
-    def take(self, rows: np.ndarray) -> Losses:
-        """The figures of ``rows`` (indices or a mask)."""
-        return Losses(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
     @staticmethod
     def join(parts: list[Losses], order: np.ndarray) -> Losses:
         """Concatenate ``parts`` and put sample ``order[i]`` at place i."""

@@ -27,7 +27,9 @@ STYLES = (  # colour, matplotlib's mark, plotly's mark
     ("#3A9BD1", "^", "triangle-up"),
     ("#30343A", "P", "cross"),
 )
-_NOTE = "Dots and lines: search samples. Marks with bars: samples the search never saw, with their interval."
+_NOTE = (
+    "Dots, lines: token accuracy, search samples. Marks with bars: the task's metric on samples the search never saw."
+)
 _X_LABEL, _Y_LABEL = "share of the cache kept (%)", "points lost against the full cache"
 _X_TICKS = (0, 20, 40, 60, 80, 100)
 _Y_TICKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
 
 if TYPE_CHECKING:
     from tuner.prompts import Encoded, Parts
-    from tuner.run import Outcome
+    from tuner.proof import Outcome
     from tuner.settings import Settings
     from tuner.tasks import Task
     from tuner.tracking import Tracker
@@ -34,19 +33,11 @@ if TYPE_CHECKING:
 N_SHOWN_OUTPUTS = 3
 
 
-@dataclass(frozen=True)
-class AlphaTable:
-    """The held-out losses of every half-life, and the fitted surface as a scikit-learn pipeline."""
+def alpha_example() -> Any:
+    """One input row of the alpha regressor's surface, with the names of its features, for MLflow's signature."""
+    import pandas as pd
 
-    held_out: LossTable
-    pipeline: Any
-
-    @property
-    def example(self) -> Any:
-        """One input row of the pipeline, with the names of its features."""
-        import pandas as pd
-
-        return pd.DataFrame([[3.0, -6.0, 9.0, 7.0, 0.25]], columns=list(FEATURES))
+    return pd.DataFrame([[3.0, -6.0, 9.0, 7.0, 0.25]], columns=list(FEATURES))
 
 
 def evidence(
@@ -57,10 +48,11 @@ def evidence(
     splits: Parts[Encoded],
     unseen: Engine,
     scorer: Scorer,
-    records: Sequence[TrialRecord],
+    n_trials: int,
+    report_looks: int,
 ) -> dict[str, Any]:
     """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made."""
-    chosen = outcome.chosen
+    chosen = outcome.exported
     losses = unseen.evaluate(chosen.policy)
     full = unseen.evaluate(Policy.full(unseen.n_layers))
     bytes_full, bytes_kept = cache_bytes(losses, unseen)
@@ -92,8 +84,14 @@ def evidence(
             "cache_fraction": outcome.baseline.cache_fraction,
             "difference_points": outcome.baseline.difference.to_list(),
         },
-        "samples": {"search": len(splits.search), "select": len(splits.select), "report": len(splits.report)},
-        "trials": len(records),
+        "samples": {
+            "search": len(splits.search),
+            "select": len(splits.select),
+            "report": len(splits.report),
+            "contexts_shared_between_splits": splits.shared_contexts,
+            "times_report_was_looked_at": report_looks,
+        },
+        "trials": n_trials,
         "study": identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
     }
     return found
@@ -104,9 +102,9 @@ def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray)
     full = Policy.full(unseen.n_layers)
     exact = {
         name: float(scorer.by_text(unseen, policy, "exact_match").mean())
-        for name, policy in (("full_cache", full), ("policy", outcome.chosen.policy))
+        for name, policy in (("full_cache", full), ("policy", outcome.exported.policy))
     }
-    before, after = scorer.texts(unseen, full), scorer.texts(unseen, outcome.chosen.policy)
+    before, after = scorer.texts(unseen, full), scorer.texts(unseen, outcome.exported.policy)
     worst = np.argsort(-kl)[:N_SHOWN_OUTPUTS]
     return {
         "exact_match": exact,
@@ -122,7 +120,6 @@ def write(
     records: Sequence[TrialRecord],
     outcome: Outcome,
     found: dict[str, Any],
-    table: AlphaTable,
     goal: float,
 ) -> list[Path]:
     """Write report.json and the pictures into ``folder`` and return their paths."""
@@ -136,10 +133,10 @@ def write(
     temporary = folder / ".report.json"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, paths[0])
-    chosen = outcome.chosen
+    chosen = outcome.exported
     for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
         draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", goal)
-    half_life_png(paths[3], half_life_curves(table.held_out))
+    half_life_png(paths[3], half_life_curves(outcome.losses))
     return paths
 
 
@@ -151,6 +148,8 @@ def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[floa
     curves = {}
     for low, high in pairwise(edges):
         inside = (tokens >= low) & (tokens <= high)
+        if not inside.any():
+            continue
         curves[f"{low:.0f} to {high:.0f} tokens"] = (list(HALF_LIVES), loss[inside].mean(0).tolist())
     return curves
 
@@ -182,13 +181,18 @@ def show(
         (f"{found['metric']}, points", "right"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_row("full cache", "100 %", f"{100 * found['quality']['full_cache']:.2f}")
+    exact = found["dropped_tokens"]["generated"]["exact_match"]
+    table.add_row("full cache", "100%", f"{100 * found['quality']['full_cache']:.2f}", f"{exact['full_cache']:.1%}")
     measured = [candidate for candidate in (outcome.tuned, outcome.baseline) if candidate]
     for row in measured:
         name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
-        table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference))
+        right = f"{exact['policy']:.1%}" if row is outcome.exported else ""
+        table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
     console.print(table)
     console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
+    looks = found["samples"]["times_report_was_looked_at"]
+    if looks > 1:
+        console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
     if outcome.alpha_model.reason:
         console.print(f"alpha: {outcome.alpha_model.reason}", highlight=False)
     console.print(f"Trials    {tracker.serve_command()}", highlight=False, soft_wrap=True)

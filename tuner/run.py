@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,34 +21,17 @@ from studies.samples import Sample
 from tuner import report
 from tuner.data import content_hash
 from tuner.engine import Engine
-from tuner.evidence import CONFIDENCE
 from tuner.export import write_config
-from tuner.finalists import Candidate, best_baseline, choose, compare
+from tuner.finalists import best_baseline, choose
 from tuner.models import load_model, max_tokens
 from tuner.prompts import Encoded, Parts, encode, split
+from tuner.proof import Engines, prove
 from tuner.scoring import Scorer
 from tuner.settings import Inputs, Settings
 from tuner.space import SPACE, space_hash
 from tuner.study import MEMORY, QUALITY, Study
-from tuner.suggest import AlphaModel, fit, loss_table
 from tuner.tasks import Task
 from tuner.tracking import Tracker
-from tuner.verdict import verdict
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run found, for the report, the export and MLflow; all measured on the report split.
-
-    ``chosen`` is what is exported: ``tuned`` if it holds, else the best baseline if that does, else the full cache.
-    """
-
-    chosen: Candidate
-    tuned: Candidate | None
-    baseline: Candidate | None
-    finalists: list[Candidate]
-    alpha_model: AlphaModel
-    sentence: str
 
 
 def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
@@ -87,55 +70,23 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         references = {sample.id: sample.answer for sample in samples}
         scorer = Scorer(task.metric, model, tokenizer, references, task.max_new_tokens)
         select = Engine(model, splits.select, progress=step("Reading select prompts"))
-        chosen, finalists = choose(select, study.records(), settings.max_degradation, scorer, settings.seed)
-        by_hand = best_baseline(select, settings.max_degradation, scorer, settings.seed)
+        goal, seed = settings.max_degradation, settings.seed
+        picked, finalists = choose(select, study.records(), goal, scorer, seed)
+        by_hand = best_baseline(select, goal, scorer, seed)
         unseen = Engine(model, splits.report, progress=step("Reading report prompts"))
-        outcome, table = _prove(settings, chosen, finalists, by_hand, unseen, scorer, search, step("Fitting alpha"))
+        engines = Engines(search, select, unseen)
+        looks = study.count_report_look([candidate.policy for candidate in (picked, by_hand) if candidate])
+        outcome = prove(engines, picked, finalists, by_hand, scorer, goal, seed, step("Fitting alpha"))
 
-    evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, study.records())
+    evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, len(study.records()), looks)
     evidence["mlflow_run_id"] = tracker.parent_run_id
-    config = write_config(folder, model, task.name, outcome.chosen, outcome.alpha_model, evidence)
-    files = report.write(folder, study.records(), outcome, evidence, table, settings.max_degradation)
+    config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
+    files = report.write(folder, study.records(), outcome, evidence, goal)
     tracker.sync(study.records())
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
-                   [config, *files], table.pipeline, table.example)  # fmt: skip
+                   [config, *files], outcome.pipeline, report.alpha_example())  # fmt: skip
     report.show(console, folder, outcome, evidence, tracker, config)
     return folder
-
-
-def _prove(
-    settings: Settings,
-    picked: Candidate | None,
-    finalists: list[Candidate],
-    by_hand: Candidate | None,
-    unseen: Engine,
-    scorer: Scorer,
-    search: Engine,
-    show: Callable[[int, int], None],
-) -> tuple[Outcome, report.AlphaTable]:
-    """Measure what was chosen on the report split, and fit the alpha regressor."""
-    full_score = scorer(unseen, Policy.full(unseen.n_layers))
-
-    def on_report(candidate: Candidate | None) -> Candidate | None:
-        if candidate is None:
-            return None
-        return compare(unseen, candidate.label, candidate.policy, scorer, full_score, settings.seed, CONFIDENCE)
-
-    nearest = max(finalists, key=lambda c: c.difference.low, default=None)
-    chosen, baseline, closest = on_report(picked), on_report(by_hand), on_report(None if picked else nearest)
-    sentence = verdict(chosen, closest, baseline, settings.max_degradation, len(unseen.samples))
-    full = Policy.full(unseen.n_layers)
-    nothing = compare(unseen, "full cache", full, scorer, full_score, settings.seed, CONFIDENCE)
-    # The regressor is fitted around the tuned shape, or, without one, around the nearest thing to it.
-    shape = (chosen or closest or baseline or nothing).policy
-    train, held_out = loss_table(search, shape), loss_table(unseen, shape)
-    alpha_model, pipeline = fit(train, held_out, shape.cache_fraction(1000), settings.seed)
-    show(1, 1)
-    tuned_holds = chosen is not None and chosen.meets(settings.max_degradation)
-    final = chosen if tuned_holds else (baseline if baseline and baseline.meets(settings.max_degradation) else nothing)
-    assert final is not None
-    outcome = Outcome(final, chosen, baseline, finalists, alpha_model, sentence)
-    return outcome, report.AlphaTable(held_out, pipeline)
 
 
 def _splits(
@@ -160,7 +111,10 @@ def _model_identity(model: Any) -> str:
     digest = hashlib.sha256(json.dumps({k: v for k, v in fingerprint(model).items() if k != "name"}).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(repr(tensor.double().sum().item()).encode())
+        # A sample of every tensor's bytes: hashing 14 GB whole would take longer than reading them.
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 4096)].cpu().contiguous()
+        digest.update(some.view(torch.uint8).numpy().tobytes())
     return f"{type(model).__name__} {digest.hexdigest()[:12]}"
 
 

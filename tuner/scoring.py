@@ -37,6 +37,12 @@ class Scorer:
             return engine.evaluate(policy).accuracy
         return self.by_text(engine, policy, self.metric.name)
 
+    def resolution(self, engine: Engine) -> float:
+        """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
+        if self.metric.needs_generation:
+            return 100.0
+        return 100.0 / float(np.mean([len(sample.answer_ids) for sample in engine.samples]))
+
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
         """A generation metric whatever the task's own is, ``[sample]``."""
         texts = self.texts(engine, policy)

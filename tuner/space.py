@@ -144,6 +144,10 @@ BASELINES = (
 0.1 to 0.3, no recent window. StreamingLLM keeps by position alone, so its half-life is moot."""
 
 
+SINGLE_ALPHAS = tuple(Baseline(f"a2sf half-life {h:g}", h) for h in (2.0, 8.0, 32.0, 128.0, math.inf))
+"""Uniform A2SF with one alpha for all layers, as an engineer would set it by hand; compared when finalists are."""
+
+
 def enqueued() -> dict[str, dict[str, float | int]]:
     """Label and parameters of the trials that every study starts with."""
     points = {FULL.name: FULL.params(1.0)}

@@ -44,6 +44,7 @@ class Study:
         path = run_dir / JOURNAL
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
             self._study = optuna.create_study(
                 storage=storage, study_name="a2sf", directions=["minimize", "minimize"], load_if_exists=True
@@ -81,14 +82,14 @@ class Study:
     def run(self, engine: Engine, full: Losses, trials: int, on_trial: Callable[[int], None]) -> None:
         """Run until ``trials`` trials are finished; ``on_trial`` gets their number after each.
 
-        Every study begins with the baselines (`tuner.space.enqueued`), however small ``trials`` is.
+        Every study begins with the baselines (`tuner.space.enqueued`); search starts once they are done.
         """
         waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
         done = {record.label for record in self.records()}
         for label, params in enqueued().items():
             if label not in done | waiting:
                 self._study.enqueue_trial(dict(params), user_attrs={"label": label})
-        while (finished := len(self.records())) < trials:
+        for finished in range(len(self.records()), trials):
             self._run_one(engine, full)
             on_trial(finished + 1)
 
@@ -112,6 +113,15 @@ class Study:
         trial.set_user_attr("metrics", metrics)
         self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]])
 
+    def count_report_look(self, policies: list[Policy]) -> int:
+        """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
+        looks: list[str] = self._study.user_attrs.get("report_looks", [])
+        look = json.dumps([policy.to_dict() for policy in policies])
+        if look not in looks:
+            looks = [*looks, look]
+            self._study.set_user_attr("report_looks", looks)
+        return len(looks)
+
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
         best = {trial.number for trial in self._study.best_trials}
@@ -120,6 +130,13 @@ class Study:
             for trial in self._study.get_trials(deepcopy=False)
             if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs
         ]
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off a last line that a kill or a power cut left unfinished; what it would have said never happened."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def summary(losses: Losses, full: Losses) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""The alpha regressor: which half-life suits an input of this length at this budget.
+"""The alpha regressor: which half-life suits an input of this length.
 
-Its data cost nothing extra: the engine holds each half-life of every sample. The loss is fitted as a cubic surface over
-(half-life, length, budget), and the suggestion is the surface's minimum. It is judged by regret on held-out inputs: how
-much loss its choice costs over the best half-life of each input, against the best constant. If it does not beat the
-constant, the constant is exported.
+Its data cost nothing extra: the engine holds each half-life of every sample. The loss is fitted as a cubic surface
+over (half-life, length, budget) on the search split; the suggestion is its minimum at the tuned budget. Whether that
+beats the best constant is decided on the select split, and how much it gains is then measured on the report split, by
+regret: the loss over the best half-life of each input. If it does not beat the constant, the constant is exported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
-from tuner.engine import HALF_LIVES, Engine
+from tuner.engine import HALF_LIVES, Engine, Progress
 from tuner.evidence import Interval, paired_interval
 
 FEATURES = (
@@ -32,7 +32,7 @@ FEATURES = (
     "budget_fraction",
 )
 BUDGET_SCALES = (1.0, 0.5, 0.25)
-"""Shares of the chosen policy's budget at which the half-lives are compared: where the cache is ample, all do well."""
+"""Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -102,21 +102,24 @@ class AlphaModel:
         )  # fmt: skip
 
 
-def loss_table(engine: Engine, policy: Policy, half_lives: Sequence[float] = HALF_LIVES) -> LossTable:
-    """NLL of ``policy`` with each half-life in all its layers, at the budgets of ``BUDGET_SCALES``."""
+def loss_table(
+    engine: Engine,
+    policy: Policy,
+    progress: Progress = lambda _done, _total: None,
+    scales: Sequence[float] = BUDGET_SCALES,
+) -> LossTable:
+    """NLL of ``policy`` with each half-life in all layers, at ``scales`` of its budgets; rows by scale, then input."""
     tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
-    rows = []
-    for scale in BUDGET_SCALES:
+    fractions, losses = [], []
+    for row, scale in enumerate(scales):
         columns = []
-        for half_life in half_lives:
-            losses = engine.evaluate(_with_half_life(policy, half_life, scale))
-            columns.append(losses.nll)
-        rows.append(LossTable(tokens, losses.cache_fraction, np.stack(columns, 1)))
-    return LossTable(
-        np.concatenate([row.tokens for row in rows]),
-        np.concatenate([row.fraction for row in rows]),
-        np.concatenate([row.loss for row in rows]),
-    )
+        for place, half_life in enumerate(HALF_LIVES):
+            found = engine.evaluate(_with_half_life(policy, half_life, scale))
+            columns.append(found.nll)
+            progress(row * len(HALF_LIVES) + place + 1, len(scales) * len(HALF_LIVES))
+        fractions.append(found.cache_fraction)
+        losses.append(np.stack(columns, 1))
+    return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))
 
 
 def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
@@ -124,39 +127,59 @@ def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
     for layer in policy.layers:
         budget = layer.budget if layer.budget is not None else 1.0
         scaled = max(0.001, budget * scale) if isinstance(budget, float) else budget
-        layers.append(LayerPolicy(half_life, scaled, layer.recent, layer.sink))
+        layers.append(LayerPolicy(half_life, scaled, layer.recent, layer.sink, layer.window))
     return Policy(tuple(layers))
 
 
-def fit(train: LossTable, held_out: LossTable, fraction: float, seed: int) -> tuple[AlphaModel, Pipeline]:
-    """Fit on ``train``, judge on ``held_out``. ``fraction``: the tuned policy's share of the cache."""
-    constant = int(train.loss.mean(0).argmin())
+def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int) -> tuple[AlphaModel, Pipeline]:
+    """Fit on ``train`` (from the search split, around ``policy``), decide on ``select``, measure on ``report``."""
     ridge = min(RIDGES, key=lambda strength: _cross_validated_regret(train, strength, seed))
     pipeline = _fit_surface(train, ridge)
+    deciding, proving = (loss_table(engine, policy, scales=(1.0,)) for engine in (select, report))
+    return judge(train, pipeline, deciding, proving, seed, uses_alpha(policy)), pipeline
+
+
+def uses_alpha(policy: Policy) -> bool:
+    """False if no layer ranks its tokens by decayed attention: a window votes, positions decide, or nothing is cut."""
+    return any(layer.uses_scores and layer.window is None and layer.budget != 1.0 for layer in policy.layers)
+
+
+def judge(
+    train: LossTable, pipeline: Pipeline, deciding: LossTable, proving: LossTable, seed: int, alpha_matters: bool = True
+) -> AlphaModel:
+    """Surface or constant? ``deciding`` and ``proving`` are tables of other inputs at the tuned budget alone."""
+    inputs = len(train.tokens) // len(BUDGET_SCALES)
+    constant = int(train.loss[:inputs].mean(0).argmin())  # the first rows are those of the tuned budget
     surface = _plain(pipeline)
-    picks = _surface_values(surface, _features(held_out.tokens, held_out.fraction)).argmin(1)
-    oracle = held_out.loss.min(1)
-    of_model = held_out.loss[np.arange(len(picks)), picks] - oracle
-    of_constant = held_out.loss[:, constant] - oracle
-    # An input appears once per budget; the bootstrap must resample inputs, not rows.
-    per_input = (of_constant - of_model).reshape(len(BUDGET_SCALES), -1).mean(0)
-    gain = paired_interval(per_input, seed)
-    better = gain.low > 0
-    regrets = f"{of_constant.mean():.4f} for the constant, {of_model.mean():.4f} for the regressor, nats per token"
-    beaten = f"the regressor does not beat the best constant on {len(per_input)} held-out inputs (regret {regrets})"
-    model = AlphaModel(
+
+    def gain(table: LossTable) -> tuple[Interval, float, float]:
+        picks = _surface_values(surface, _features(table.tokens, table.fraction)).argmin(1)
+        oracle = table.loss.min(1)
+        of_model = table.loss[np.arange(len(picks)), picks] - oracle
+        of_constant = table.loss[:, constant] - oracle
+        return paired_interval(of_constant - of_model, seed), float(of_constant.mean()), float(of_model.mean())
+
+    decided, _, _ = gain(deciding)
+    proven, regret_constant, regret_model = gain(proving)
+    better = alpha_matters and decided.low > 0
+    reason = ""
+    if not alpha_matters:
+        reason = "the policy does not rank tokens by decayed attention, so alpha changes nothing"
+    elif not better:
+        regrets = f"{regret_constant:.4f} nats per token for the constant, {regret_model:.4f} for the regressor"
+        reason = f"the regressor does not beat the best constant on unseen inputs (regret {regrets}): constant used"
+    return AlphaModel(
         kind="cubic surface" if better else "constant",
         constant_half_life=HALF_LIVES[constant],
         tokens_range=(int(train.tokens.min()), int(train.tokens.max())),
-        fraction=fraction,
+        fraction=float(train.fraction[:inputs].mean()),
         surface=surface if better else None,
-        regret_constant=float(of_constant.mean()),
-        regret_model=float(of_model.mean()),
-        gain=gain,
-        n_held_out=len(per_input),
-        reason="" if better else f"{beaten}, so the constant is used",
+        regret_constant=regret_constant,
+        regret_model=regret_model,
+        gain=proven,
+        n_held_out=len(proving.tokens),
+        reason=reason,
     )
-    return model, pipeline
 
 
 def _features(tokens: np.ndarray, fraction: np.ndarray) -> np.ndarray:

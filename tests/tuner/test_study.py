@@ -84,6 +84,24 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         Study(tmp_path, IDENTITY, seed=1)
 
 
+def test_a_torn_last_line_costs_one_trial_at_most(tmp_path: Path, engine: Engine) -> None:
+    full = engine.evaluate(Policy.full(3))
+    Study(tmp_path, IDENTITY, seed=1).run(engine, full, 6, nothing)
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert len(study.records()) >= 5
+    study.run(engine, full, 8, nothing)
+    assert len(Study(tmp_path, IDENTITY, seed=1).records()) == 8
+
+
+def test_only_new_choices_count_as_looks_at_the_report(tmp_path: Path) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert study.count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.h2o(2, 0.5)]) == 2
+
+
 def test_nan_from_the_model_fails_one_trial_only(tmp_path: Path) -> None:
     model = tiny("llama")
     engine = Engine(model, samples(4))

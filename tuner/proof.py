@@ -7,9 +7,7 @@ from typing import Any
 
 from a2sf_core.policy import Policy
 from tuner.engine import Engine, Progress
-from tuner.evidence import CONFIDENCE
-from tuner.finalists import Candidate, compare
-from tuner.scoring import Scorer
+from tuner.finalists import Candidate, Contest
 from tuner.suggest import AlphaModel, LossTable, fit, loss_table
 from tuner.verdict import best_of, verdict
 
@@ -43,36 +41,28 @@ class Outcome:
 
 
 def prove(
+    contest: Contest,
     engines: Engines,
     picked: Candidate | None,
     finalists: list[Candidate],
     by_hand: Candidate | None,
-    scorer: Scorer,
-    goal: float,
-    seed: int,
     progress: Progress,
 ) -> Outcome:
     """Measure the picked policy and the best baseline on the report split and fit the alpha regressor.
 
     Args:
+        contest: on the report split.
         picked, by_hand: chosen on the select split, or None where nothing met the goal there.
-        goal: allowed loss in points of the task's metric.
     """
-    unseen = engines.report
-    full_policy = Policy.full(unseen.n_layers)
-    full_score = scorer(unseen, full_policy)
-
-    def on_report(label: str, policy: Policy) -> Candidate:
-        return compare(unseen, label, policy, scorer, full_score, seed, CONFIDENCE)
-
-    tuned = on_report(picked.label, picked.policy) if picked else None
-    baseline = on_report(by_hand.label, by_hand.policy) if by_hand else None
+    goal = contest.max_degradation
+    tuned = contest.measure(picked.label, picked.policy) if picked else None
+    baseline = contest.measure(by_hand.label, by_hand.policy) if by_hand else None
     nearest = max(finalists, key=lambda c: c.difference.low, default=None)
-    closest = on_report(nearest.label, nearest.policy) if nearest and not picked else None
-    exported = best_of(tuned, baseline, goal) or on_report("full cache", full_policy)
+    closest = contest.measure(nearest.label, nearest.policy) if nearest and not picked else None
+    exported = best_of(tuned, baseline, goal) or contest.measure("full cache", Policy.full(contest.engine.n_layers))
     # Around the full cache alpha has no meaning, so the regressor is then fitted around what came nearest.
     around = exported if exported.cache_fraction < 1 else (tuned or closest or baseline or exported)
     losses = loss_table(engines.search, around.policy, progress)
-    model, pipeline = fit(losses, around.policy, engines.select, unseen, seed)
-    sentence = verdict(tuned, closest, baseline, goal, len(unseen.samples))
+    model, pipeline = fit(losses, around.policy, engines.select, engines.report, contest.seed)
+    sentence = verdict(tuned, closest, baseline, goal, len(engines.report.samples))
     return Outcome(exported, tuned, baseline, finalists, sentence, model, losses, pipeline)

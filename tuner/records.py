@@ -17,7 +17,7 @@ class TrialRecord:
     number: int
     state: str
     label: str
-    params: Mapping[str, float | int | str]
+    params: Mapping[str, float | int]
     metrics: Mapping[str, float]
     policy_json: str
     pareto: bool = False

@@ -21,8 +21,9 @@ from studies.samples import Sample
 from tuner import report
 from tuner.data import content_hash
 from tuner.engine import Engine
+from tuner.evidence import CONFIDENCE
 from tuner.export import write_config
-from tuner.finalists import best_baseline, choose
+from tuner.finalists import CHOOSING_CONFIDENCE, Contest, best_baseline, choose
 from tuner.models import load_model, max_tokens
 from tuner.prompts import Encoded, Parts, encode, split
 from tuner.proof import Engines, prove
@@ -71,12 +72,14 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         scorer = Scorer(task.metric, model, tokenizer, references, task.max_new_tokens)
         select = Engine(model, splits.select, progress=step("Reading select prompts"))
         goal, seed = settings.max_degradation, settings.seed
-        picked, finalists = choose(select, study.records(), goal, scorer, seed)
-        by_hand = best_baseline(select, goal, scorer, seed)
+        choosing = Contest(select, scorer, goal, seed, CHOOSING_CONFIDENCE)
+        picked, finalists = choose(choosing, study.records())
+        by_hand = best_baseline(choosing)
         unseen = Engine(model, splits.report, progress=step("Reading report prompts"))
-        engines = Engines(search, select, unseen)
         looks = study.count_report_look([candidate.policy for candidate in (picked, by_hand) if candidate])
-        outcome = prove(engines, picked, finalists, by_hand, scorer, goal, seed, step("Fitting alpha"))
+        proving = Contest(unseen, scorer, goal, seed, CONFIDENCE)
+        engines = Engines(search, select, unseen)
+        outcome = prove(proving, engines, picked, finalists, by_hand, step("Fitting alpha"))
 
     evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, len(study.records()), looks)
     evidence["mlflow_run_id"] = tracker.parent_run_id

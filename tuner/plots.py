@@ -64,7 +64,9 @@ class _Picture:
         heights = [self.goal, *(lost for (_, lost), _ in self.dots)]
         heights += [lost for points in self.families.values() for _, lost in points]
         heights += [-end for policy in self.proven for end in (policy.difference.low, policy.difference.high)]
-        return self.squash(min(0.0, *heights)) - 0.2, self.squash(max(heights)) + 0.25
+        bottom, top = self.squash(min(0.0, *heights)), self.squash(max(heights))
+        room = 0.18 * (top - bottom)  # for the captions below the bars
+        return bottom - room, top + 0.25
 
     def y_ticks(self) -> tuple[list[float], list[str]]:
         bottom, top = self.y_range()
@@ -235,16 +237,15 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
     color, mark, size = (_CHOSEN, "*", 22) if best else (family, "o", 9)
     x, y = 100 * policy.cache_fraction, picture.squash(-policy.difference.mean)
     low, high = picture.squash(-policy.difference.high), picture.squash(-policy.difference.low)
-    left = best and x > 14  # the chosen one has nothing better, so nothing drawn, on its left
     axes.errorbar(
         x, y, [[y - low], [high - y]], color=color, marker=mark, ms=size, mec="white", capsize=4, lw=1.8, zorder=6
     )
-    caption = f"keeps {policy.cache_fraction:.0%}\nof the cache,\n{_effect(-policy.difference.mean)}"
+    tuned = f"keeps {policy.cache_fraction:.0%} of the cache,\n{_effect(-policy.difference.mean)}"
     axes.annotate(
-        caption if best else f"{policy.label} keeps {policy.cache_fraction:.0%}",
-        (x, y), (-15, 0) if left else (13, 9), textcoords="offset points", color=color, zorder=7,
-        ha="right" if left else "left", va="center", fontsize=12 if best else 10, fontweight="bold",
-        path_effects=_halo(_ALLOWED if high <= 1 else "white"),
+        tuned if best else f"{_family(policy.label)}\nneeds {policy.cache_fraction:.0%}",
+        (x, low if best else high), (0, -7 if best else 6), textcoords="offset points", color=color, zorder=7,
+        ha="center" if 12 < x < 90 else "right" if x >= 90 else "left", va="top" if best else "bottom",
+        fontsize=12 if best else 10, fontweight="bold", path_effects=_halo(_ALLOWED if high <= 1 else "white"),
     )  # fmt: skip
 
 

@@ -175,12 +175,9 @@ def show(
 ) -> None:
     """The last lines: a small table, the sentence, and what to do next."""
     table = Table(title=f"On {found['samples']['report']} unseen samples", title_justify="left")
-    for name, justify in (
-        ("policy", "left"),
-        ("cache kept", "right"),
-        (f"{found['metric']}, points", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("policy")
+    for name in ("cache", found["metric"].replace("_", " "), "exact"):
+        table.add_column(name, justify="right")
     exact = found["dropped_tokens"]["generated"]["exact_match"]
     table.add_row("full cache", "100%", f"{100 * found['quality']['full_cache']:.2f}", f"{exact['full_cache']:.1%}")
     measured = [candidate for candidate in (outcome.tuned, outcome.baseline) if candidate]

@@ -35,13 +35,16 @@ def test_the_tokenizer_loses_nothing(reference: tuple[LlamaForCausalLM, object],
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
 
 
+# Four standard errors of 40 samples below the model card's figures, so that chance alone does not fail it.
+FLOORS = {"summarisation": 0.98, "chat": 0.86, "knowledge": 0.96}
+
+
 @pytest.mark.parametrize("task", SPECS)
 @pytest.mark.parametrize("tokens", [128, 512])
 def test_it_answers_with_the_full_cache(reference: tuple[LlamaForCausalLM, object], task: str, tokens: int) -> None:
     spec = SampleSpec(scene=task, seed="test-1", tokens=(tokens, tokens), search=2, select=2, report=2, **SPECS[task])
     scores = [answer_accuracy(*reference, sample)[0] for sample in bundled_samples(spec, 40)]
-    # 40 samples of a model at 99 % fall below this once in a thousand runs; the model card has the exact figures.
-    assert sum(scores) / len(scores) > 0.97
+    assert sum(scores) / len(scores) > FLOORS[task]
 
 
 def test_the_initialisation_looks_back_and_matches() -> None:

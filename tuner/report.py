@@ -192,7 +192,7 @@ def show(
         console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
     if outcome.alpha_model.reason:
         console.print(f"alpha: {outcome.alpha_model.reason}", highlight=False)
-    console.print(f"Trials    {tracker.serve_command()}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow    {tracker.serve_command()}", highlight=False, soft_wrap=True)
     console.print(f"          then open {tracker.link()}", highlight=False, soft_wrap=True)
     console.print(f"Picture   {folder / 'pareto.png'}", highlight=False, soft_wrap=True)
     console.print(f"Policy    {config}", highlight=False, soft_wrap=True)

@@ -10,8 +10,11 @@ from pathlib import Path
 from tuner.plots import STYLES, canvas, name_lines
 
 
-def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Draw the loss against the half-life, one curve per group of prompts: ``{label: (half_lives, losses)}``."""
+def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], measured: str) -> None:
+    """Draw the loss against the half-life, one curve per group of prompts: ``{label: (half_lives, losses)}``.
+
+    ``measured`` says in a few words on what, for the line below the title.
+    """
     points = {
         label: [(half_life, loss) for half_life, loss in zip(*curve, strict=True) if math.isfinite(loss)]
         for label, curve in curves.items()
@@ -31,7 +34,7 @@ def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequen
     title = f"Best half-life by length of the prompt: {', '.join(stars)} tokens"
     if len(set(stars)) == 1:
         title = f"The best half-life is {stars[0]} tokens at every length"
-    figure, axes = canvas(title, "Stars mark the lowest loss of each group of prompts.")
+    figure, axes = canvas(title, f"{measured}; stars mark the lowest loss of each group of prompts.")
     ends = []
     for (label, curve), (color, mark, _) in zip(points.items(), itertools.cycle(STYLES)):
         xs, ys = [place(half_life) for half_life, _ in curve], [loss for _, loss in curve]

@@ -136,7 +136,9 @@ def write(
     chosen = outcome.exported
     for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
         draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", goal)
-    half_life_png(paths[3], half_life_curves(outcome.losses))
+    half_life_png(
+        paths[3], half_life_curves(outcome.losses), f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget"
+    )
     return paths
 
 

@@ -39,7 +39,11 @@ HAND = candidate("h2o 0.6", 0.6, -0.2, -0.6)
 
 def test_png_is_large_enough_to_read_at_800_pixels(tmp_path: Path) -> None:
     pareto_png(tmp_path / "a.png", make_trials(), TUNED, HAND, "lost", 1.0)
-    half_life_png(tmp_path / "b.png", {"short": ([0, 1, 4, math.inf], [3, 2, 1, 4]), "long": ([0, 8], [3, math.nan])})
+    half_life_png(
+        tmp_path / "b.png",
+        {"short": ([0, 1, 4, math.inf], [3, 2, 1, 4]), "long": ([0, 8], [3, math.nan])},
+        "Some samples",
+    )
     for name in ("a.png", "b.png"):
         content = (tmp_path / name).read_bytes()
         assert content[:4] == b"\x89PNG"

@@ -1,8 +1,9 @@
 """Everything that touches MLflow: a parent run per study, a child run per trial, the page a user opens first.
 
 The database is a *view* of the study, never its memory: the trials live in the study's own storage, and
-``sync`` brings MLflow up to date with them whenever it is called. So a crash, a moved folder or a deleted
-database costs nothing but a second ``sync``. One process writes at a time.
+``sync`` brings MLflow up to date with them whenever it is called. So a crash or a deleted database costs
+nothing but a second ``sync``. MLflow cannot follow a moved folder: delete ``mlflow/`` in it, and it is made anew.
+One process writes at a time.
 """
 
 from __future__ import annotations

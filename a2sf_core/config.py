@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
+from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
 
 FILE_NAME = "a2sf_config.json"
@@ -152,17 +152,7 @@ class A2SFConfig:
             raise A2SFError(
                 f"the config holds something that JSON cannot ({error}); use plain finite numbers."
             ) from None
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{FILE_NAME}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner reads
-            os.replace(temporary, folder / FILE_NAME)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(folder / FILE_NAME, text)
         return folder / FILE_NAME
 
     @classmethod

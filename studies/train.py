@@ -29,7 +29,6 @@ from studies.world import Scene, call, chat, knowledge
 SEED = "reference-model-1"
 IGNORE = -100
 
-
 RATE, EMBEDDING_RATE = 2e-3, 1e-3
 WARM_UP, DECAY = 30, 0.4
 """Steps of warm-up, and the share of all steps at the end over which the rates fall to zero."""
@@ -37,7 +36,7 @@ WARM_UP, DECAY = 30, 0.4
 SceneMaker = Callable[[random.Random, int], Scene]
 PLAIN_LISTS: tuple[SceneMaker, ...] = (partial(knowledge, plain_lines=1.0, plain_answers=True),)
 PLAIN_ANSWERS: tuple[SceneMaker, ...] = (partial(knowledge, plain_lines=0.3, plain_answers=True),)
-ONE_LIST: tuple[SceneMaker, ...] = (chat, knowledge)
+BRIEF: tuple[SceneMaker, ...] = (chat, knowledge)
 ALL: tuple[SceneMaker, ...] = (call, chat, knowledge)
 
 
@@ -53,7 +52,7 @@ class Stage:
 STAGES = (
     Stage(90, PLAIN_LISTS, (24, 80)),
     Stage(130, PLAIN_ANSWERS, (24, 80)),
-    Stage(250, ONE_LIST, (24, 100)),
+    Stage(250, BRIEF, (24, 100)),
     Stage(380, ALL, (48, 200)),
     Stage(450, ALL, (64, 400)),
     Stage(900, ALL, (64, 1100)),
@@ -84,12 +83,12 @@ def config(vocab_size: int) -> LlamaConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids``, ``positions``, ``labels`` [row, token], ``mask`` [row, 1, query, key] (bool, None for plain causal)."""
+    """``ids``, ``positions``, ``labels`` [row, token], and bool ``mask`` [row, 1, query, key]."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     labels: torch.Tensor
-    mask: torch.Tensor | None
+    mask: torch.Tensor
 
 
 def scene_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, stage: Stage, area: int) -> Batch:
@@ -144,9 +143,7 @@ def tree(rows: list[list[tuple[list[int], list[int]]]]) -> Batch:
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean cross entropy over the answer tokens; logits are made for these positions only."""
-    mask = batch.mask
-    if mask is not None:
-        mask = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    mask = torch.zeros(batch.mask.shape).masked_fill_(~batch.mask, torch.finfo(torch.float32).min)
     hidden = model.model(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=mask, use_cache=False
     ).last_hidden_state

@@ -85,7 +85,8 @@ class Engine:
         self.samples = list(samples)
         self.n_layers: int = model.config.get_text_config().num_hidden_layers
         self.passes = 0
-        self._known: dict[bytes, Losses] = {}
+        self._measured: dict[Policy, Losses] = {}
+        self._by_kept_tokens: dict[bytes, Losses] = {}
         self._batches: list[PromptBatch] = []
         for rows in self._plan(batch_tokens):
             self._batches.append(self._read(rows))
@@ -139,15 +140,19 @@ class Engine:
         """
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        if policy.evict != "prefill" or policy.decode_every is not None:
-            return self.evaluate_directly(policy)
+        if policy not in self._measured:
+            by_gathering = policy.evict == "prefill" and policy.decode_every is None
+            self._measured[policy] = self._evaluate(policy) if by_gathering else self.evaluate_directly(policy)
+        return self._measured[policy]
+
+    def _evaluate(self, policy: Policy) -> Losses:
         kept = [self._kept(batch, policy) for batch in self._batches]
         key = _fingerprint(kept)
-        if key not in self._known:
+        if key not in self._by_kept_tokens:
             parts = [self._measure(batch, slots) for batch, slots in zip(self._batches, kept, strict=True)]
-            self._known[key] = Losses.join(parts, self._unsort)
+            self._by_kept_tokens[key] = Losses.join(parts, self._unsort)
             self.passes += 1
-        return self._known[key]
+        return self._by_kept_tokens[key]
 
     def _kept(self, batch: PromptBatch, policy: Policy) -> list[torch.Tensor]:
         """Per layer the kept slots ``[batch, kv_head, kept]``, -1 where a row keeps fewer."""
@@ -174,15 +179,25 @@ class Engine:
         if read == 0:
             return logits
         with Policy.full(self.n_layers).attach(self.model):
-            steps = torch.arange(read, device=batch.mask.device)
-            output = self.model(
-                input_ids=batch.answers[:, :-1],
-                attention_mask=torch.cat([batch.mask, batch.answer_valid[:, :-1]], -1).long(),
-                position_ids=batch.n_tokens[:, None] + steps,
-                use_cache=True,
-                **{cache_argument(self.model): cache},
-            )
-        return torch.cat([logits, output.logits], 1)
+            return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
+
+    def _answer_tokens(self, batch: PromptBatch, cache: A2SFCache, start: int, stop: int) -> torch.Tensor:
+        """Logits ``[batch, token, vocab]`` after reading answer tokens ``start`` to ``stop - 1``."""
+        mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
+        steps = torch.arange(start, stop, device=mask.device)
+        return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
+
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: A2SFCache
+    ) -> torch.Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            use_cache=True,
+            **{cache_argument(self.model): cache},
+        )
+        return output.logits
 
     @torch.no_grad()
     def evaluate_directly(self, policy: Policy) -> Losses:
@@ -191,26 +206,12 @@ class Engine:
         for batch in self._batches:
             cache = policy.cache()
             with policy.attach(self.model):
-                prompt = self.model(
-                    input_ids=batch.prompts,
-                    attention_mask=batch.mask.long(),
-                    position_ids=(batch.mask.long().cumsum(-1) - 1).clamp(min=0),
-                    use_cache=True,
-                    **{cache_argument(self.model): cache},
-                )
+                positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
+                first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
                 cache.cut()
                 kept = [(layer.positions >= 0).sum(-1) for layer in cache.layers]  # [batch, kv_head] each
-                first = prompt.logits[:, -1:]  # [batch, 1, vocab]
-                rest = [
-                    self.model(
-                        input_ids=batch.answers[:, step : step + 1],
-                        attention_mask=torch.cat([batch.mask, batch.answer_valid[:, : step + 1]], -1).long(),
-                        position_ids=batch.n_tokens[:, None] + step,
-                        use_cache=True,
-                        **{cache_argument(self.model): cache},
-                    ).logits
-                    for step in range(batch.answers.shape[1] - 1)
-                ]
+                tokens = range(batch.answers.shape[1] - 1)
+                rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
             parts.append(_losses(batch, torch.cat([first, *rest], 1), kept))
         return Losses.join(parts, self._unsort)
 

@@ -13,15 +13,6 @@ from tuner.verdict import best_of, verdict
 
 
 @dataclass(frozen=True)
-class Engines:
-    """One engine per split."""
-
-    search: Engine
-    select: Engine
-    report: Engine
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What a run found; every candidate but the finalists is measured on the report split.
 
@@ -42,7 +33,8 @@ class Outcome:
 
 def prove(
     contest: Contest,
-    engines: Engines,
+    search: Engine,
+    select: Engine,
     picked: Candidate | None,
     finalists: list[Candidate],
     by_hand: Candidate | None,
@@ -52,6 +44,7 @@ def prove(
 
     Args:
         contest: on the report split.
+        search, select: engines of the other two splits, for the regressor.
         picked, by_hand: chosen on the select split, or None where nothing met the goal there.
     """
     goal = contest.max_degradation
@@ -62,7 +55,7 @@ def prove(
     exported = best_of(tuned, baseline, goal) or contest.measure("full cache", Policy.full(contest.engine.n_layers))
     # Around the full cache alpha has no meaning, so the regressor is then fitted around what came nearest.
     around = exported if exported.cache_fraction < 1 else (tuned or closest or baseline or exported)
-    losses = loss_table(engines.search, around.policy, progress)
-    model, pipeline = fit(losses, around.policy, engines.select, engines.report, contest.seed)
-    sentence = verdict(tuned, closest, baseline, goal, len(engines.report.samples))
+    losses = loss_table(search, around.policy, progress)
+    model, pipeline = fit(losses, around.policy, select, contest.engine, contest.seed)
+    sentence = verdict(tuned, closest, baseline, goal, len(contest.engine.samples))
     return Outcome(exported, tuned, baseline, finalists, sentence, model, losses, pipeline)

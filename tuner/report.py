@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
 from tuner.engine import HALF_LIVES, Engine
 from tuner.evidence import paired_interval
@@ -129,10 +129,7 @@ def write(
         for c in outcome.finalists
     ]
     whole = {**found, "finalists_on_select": finalists, "alpha_model": outcome.alpha_model.to_dict()}
-    text = json.dumps(whole, indent=2) + "\n"
-    temporary = folder / ".report.json"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, paths[0])
+    write_whole(paths[0], json.dumps(whole, indent=2) + "\n")
     chosen = outcome.exported
     for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
         draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", goal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from tuner.export import write_config
 from tuner.finalists import CHOOSING_CONFIDENCE, Contest, best_baseline, choose
 from tuner.models import load_model, max_tokens
 from tuner.prompts import Encoded, Parts, encode, split
-from tuner.proof import Engines, prove
+from tuner.proof import prove
 from tuner.scoring import Scorer
 from tuner.settings import Inputs, Settings
 from tuner.space import SPACE, space_hash
@@ -67,25 +66,24 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         try:
             study.run(search, full, settings.trials, lambda done: show(done, settings.trials))
         finally:
-            tracker.sync(study.records())
+            records = study.records()
+            tracker.sync(records)
         references = {sample.id: sample.answer for sample in samples}
         scorer = Scorer(task.metric, model, tokenizer, references, task.max_new_tokens)
         select = Engine(model, splits.select, progress=step("Reading select prompts"))
         goal, seed = settings.max_degradation, settings.seed
         choosing = Contest(select, scorer, goal, seed, CHOOSING_CONFIDENCE)
-        picked, finalists = choose(choosing, study.records())
+        picked, finalists = choose(choosing, records)
         by_hand = best_baseline(choosing)
         unseen = Engine(model, splits.report, progress=step("Reading report prompts"))
         looks = study.count_report_look([candidate.policy for candidate in (picked, by_hand) if candidate])
         proving = Contest(unseen, scorer, goal, seed, CONFIDENCE)
-        engines = Engines(search, select, unseen)
-        outcome = prove(proving, engines, picked, finalists, by_hand, step("Fitting alpha"))
+        outcome = prove(proving, search, select, picked, finalists, by_hand, step("Fitting alpha"))
 
-    evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, len(study.records()), looks)
+    evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, len(records), looks)
     evidence["mlflow_run_id"] = tracker.parent_run_id
     config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
-    files = report.write(folder, study.records(), outcome, evidence, goal)
-    tracker.sync(study.records())
+    files = report.write(folder, records, outcome, evidence, goal)
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
                    [config, *files], outcome.pipeline, report.alpha_example())  # fmt: skip
     report.show(console, folder, outcome, evidence, tracker, config)
@@ -125,7 +123,7 @@ def _model_identity(model: Any) -> str:
 def _steps(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars with the time left; ``step(name)`` gives a callback for (done, total)."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=bool(os.environ.get("A2SF_QUIET"))) as progress:
+    with Progress(*columns, console=console) as progress:
 
         def step(name: str) -> Callable[[int, int], None]:
             row = progress.add_task(name, total=None)

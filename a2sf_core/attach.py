@@ -13,9 +13,10 @@ from transformers import Cache, DynamicCache
 
 from a2sf_core import attention
 from a2sf_core.cache import A2SFCache, policy_layers
-from a2sf_core.cache_layer import A2SFLayer, take_waiting_layer
+from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.pruning_layer import PruningLayer, take_waiting_layer
 
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -36,17 +37,18 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
         the model.
 
     Raises:
-        A2SFError: if the model has another number of layers or an attention that cannot be scored, if it is
-            attached already, or, from inside, if it is called with a cache that cannot be pruned.
+        A2SFError: if the model has another number of layers or KV heads or an attention that cannot be scored,
+            if it is attached already, or, from inside, if it is called with a cache that cannot be pruned.
     """
     check_model(model)
-    n_layers = model.config.get_text_config().num_hidden_layers
+    text = model.config.get_text_config()
+    n_layers = text.num_hidden_layers
     if n_layers != len(policy.layers):
         raise A2SFError(
             f"the policy has {len(policy.layers)} layers but the model has {n_layers}; "
             "use a policy made for this model."
         )
-    policy_layers(policy)  # refuses now what it would refuse at the first token
+    policy.check_heads(n_kv_heads(text))
 
     def give_cache(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -111,7 +113,7 @@ def _with_pruning_cache(policy: Policy, name: str, kwargs: dict[str, Any]) -> di
     cache = kwargs.get(name)
     if cache is None:
         return {**kwargs, name: A2SFCache(policy), "use_cache": True}
-    if isinstance(cache, Cache) and cache.layers and all(isinstance(layer, A2SFLayer) for layer in cache.layers):
+    if isinstance(cache, Cache) and cache.layers and all(isinstance(layer, PruningLayer) for layer in cache.layers):
         if len(cache.layers) != len(policy.layers):
             raise A2SFError(
                 f"the cache has {len(cache.layers)} layers but the model has {len(policy.layers)}; "

@@ -13,8 +13,10 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
-from a2sf_core.cache_layer import A2SFLayer, take_waiting_layer
+from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
+from a2sf_core.pruning_layer import take_waiting_layer
+from a2sf_core.ragged_layer import RaggedLayer
 from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal, attend_and_score_left_padded
 
 NAME = "a2sf"
@@ -79,11 +81,38 @@ def attention(
     if dropout:
         raise A2SFError("attention dropout is on, so scores would be random; call model.eval() first.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    n = query.shape[2]
-    valid = _new_tokens(attention_mask, layer.seen, n)
+    valid = _new_tokens(attention_mask, layer.get_seq_length(), query.shape[2])
+    rest = valid, scale, sliding_window
+    if isinstance(layer, A2SFLayer):
+        return _read(module, layer, query, key, value, *rest).transpose(1, 2).contiguous(), None
+    assert isinstance(layer, RaggedLayer)
+    grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
+    batch, kv_heads, group, n, _ = grouped.shape
+    output = query.new_empty(batch, n, kv_heads, group, value.shape[-1])
+    for heads, part in layer.groups():
+        own = _read(module, part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads], *rest)
+        output[:, :, heads] = own.unflatten(1, (-1, group)).permute(0, 3, 1, 2, 4)
+    return output.flatten(2, 3), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, padding_mask)
+
+
+def _read(
+    module: nn.Module,
+    layer: A2SFLayer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    scale: float,
+    sliding_window: int | None,
+) -> Tensor:
+    """`attention` for KV heads with one budget and their query heads: `[batch, head, query, dim]`."""
     layer.recent_queries.add(query, valid, scale, sliding_window)
     outputs = []
-    for start, stop, due in layer.pieces(n, valid):
+    for start, stop, due in layer.pieces(query.shape[2], valid):
         piece = slice(start, stop)
         piece_valid = None if valid is None else valid[:, piece]
         layer.append(key[:, :, piece], value[:, :, piece], piece_valid)
@@ -91,12 +120,7 @@ def attention(
         if due is not None:
             layer.evict(due)
     layer.end_forward()
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)  # [batch, head, query, dim]
-    return output.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, padding_mask)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
 def _new_tokens(mask: Tensor | None, seen: int, n: int) -> Tensor | None:

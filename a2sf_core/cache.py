@@ -1,4 +1,4 @@
-"""The cache object that transformers passes around: one `A2SFLayer` per decoder layer."""
+"""The cache object that transformers passes around: one pruning layer per decoder layer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from transformers import Cache
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.pruning_layer import PruningLayer
+from a2sf_core.ragged_layer import RaggedLayer
 
 
-def policy_layers(policy: Policy) -> list[A2SFLayer]:
-    """Empty layers that follow `policy`.
-
-    Raises:
-        A2SFError: if a layer has unequal budgets per KV head.
-    """
-    return [A2SFLayer(layer, policy.chunk, policy.decode_every) for layer in policy.layers]
+def policy_layers(policy: Policy) -> list[PruningLayer]:
+    """Empty layers that follow `policy`."""
+    return [
+        (RaggedLayer if rule.is_ragged else A2SFLayer)(rule, policy.chunk, policy.decode_every)
+        for rule in policy.layers
+    ]
 
 
 class A2SFCache(Cache):
@@ -30,13 +31,13 @@ class A2SFCache(Cache):
     therefore taken for a decoded token: the cut then comes one token early.
     """
 
-    layers: list[A2SFLayer]
+    layers: list[PruningLayer]
 
-    def __init__(self, policy: Policy | None = None, layers: list[A2SFLayer] | None = None) -> None:
+    def __init__(self, policy: Policy | None = None, layers: Sequence[PruningLayer] | None = None) -> None:
         """Empty layers for `policy`, or the given `layers`."""
         if (policy is None) == (layers is None):
             raise A2SFError("A2SFCache takes either a policy or a list of layers.")
-        super().__init__(layers=policy_layers(policy) if policy is not None else layers)
+        super().__init__(layers=policy_layers(policy) if policy is not None else list(layers or ()))
 
     @classmethod
     def from_kept(cls, kept: Sequence[tuple[Tensor, Tensor, Tensor]], seq_length: int) -> A2SFCache:
@@ -71,5 +72,6 @@ def cut_layers(cache: Cache) -> None:
 
 def cache_nbytes(cache: Cache) -> int:
     """Bytes of keys and values in any transformers cache whose layers have been filled."""
-    held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    layers = [part for layer in cache.layers for part in (layer.parts if isinstance(layer, RaggedLayer) else [layer])]
+    held = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)

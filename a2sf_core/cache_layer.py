@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import is_int
-from a2sf_core.layer_policy import RAGGED, LayerPolicy
+from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.pruning_layer import PruningLayer
 from a2sf_core.scores import decay
 from a2sf_core.selection import select
 from a2sf_core.windows import RecentQueries
 
-_NO_ROLLBACK = (
-    "assisted and prompt-lookup decoding need to roll the cache back, which a pruned cache cannot; "
-    "call generate without assistant_model / prompt_lookup_num_tokens"
-)
 
-# transformers gives the attention function no cache. `update` leaves its layer here, and the attention
-# function, called next in the same thread, takes it.
-_waiting: ContextVar[A2SFLayer | None] = ContextVar("a2sf_layer_waiting_for_attention", default=None)
-
-
-def take_waiting_layer() -> A2SFLayer | None:
-    """The layer whose `update` was called last and whose attention is due now, if any."""
-    layer = _waiting.get()
-    _waiting.set(None)
-    return layer
-
-
-class A2SFLayer(CacheLayerMixin):
+class A2SFLayer(PruningLayer):
     """A cache layer that holds at most its budget of tokens per KV head, and knows where each stood.
 
-    `update` stores nothing: it hands the new keys and values on to the attention function, which appends them
-    in pieces (`pieces`, `append`, `evict`), because eviction may be due many times inside one long forward.
+    The attention function appends the new tokens in pieces (`pieces`, `append`, `evict`).
 
     Attributes:
         keys, values: `[batch, kv_head, slot, dim]`, None before the first token.
@@ -53,8 +35,6 @@ class A2SFLayer(CacheLayerMixin):
         has_empty: some slot is padding or unused.
     """
 
-    is_sliding = False
-    is_compileable = False
     keys: Any  # transformers has them None until the first token, and Tensor ever after
     values: Any
 
@@ -73,7 +53,9 @@ class A2SFLayer(CacheLayerMixin):
         """
         super().__init__()
         if rule.is_ragged:
-            raise A2SFError(f"{RAGGED} (got {rule.budget!r}).")
+            raise A2SFError(
+                f"budget must be the same for all KV heads of an A2SFLayer, not {rule.budget!r}; use a RaggedLayer."
+            )
         self.rule = rule
         self.chunk = chunk
         self.decode_every = decode_every
@@ -109,60 +91,9 @@ class A2SFLayer(CacheLayerMixin):
         self.n_valid = torch.zeros(batch, dtype=torch.long, device=self.device)
         self.is_initialized = True
 
-    def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *_: Any,
-        **__: Any,
-    ) -> tuple[Tensor, Tensor]:
-        if take_waiting_layer() is not None:
-            raise A2SFError(
-                "an A2SF cache was passed to a model that is not attached; run the model inside "
-                "`with policy.attach(model):`."
-            )
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self._is_decoding = key_states.shape[-2] == 1 and self.seen > 0
-        if self._is_decoding:
-            self.cut()
-        _waiting.set(self)
-        return key_states, value_states
-
     def get_seq_length(self) -> int:
         """Logical length, evicted tokens included, so that positions go on after a cut."""
         return self.seen
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.seen + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    @property
-    def is_croppable(self) -> bool:
-        # generate asks this after the prompt of assisted decoding; on Apple GPUs of every decoding.
-        if not self.is_initialized or self.device.type != "mps":
-            self._refuse_rollback()
-        return False
-
-    def activate_past_recording(self) -> None:
-        self._refuse_rollback()
-
-    def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove != 0:
-            self._refuse_rollback()
-
-    def _refuse_rollback(self) -> NoReturn:
-        raise A2SFError(_NO_ROLLBACK)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.batch_select_indices(beam_idx)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.is_initialized:
-            rows = torch.arange(len(self.n_valid), device=self.device)
-            self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if not self.is_initialized:
@@ -174,6 +105,12 @@ class A2SFLayer(CacheLayerMixin):
         self.recent_queries.select_rows(rows)
 
     # ---- what the attention function calls --------------------------------------------------------------
+
+    def begin_forward(self, n: int) -> None:
+        """Prepare for `n` new tokens: the first decoded token after a prompt cuts."""
+        self._is_decoding = n == 1 and self.seen > 0
+        if self._is_decoding:
+            self.cut()
 
     def pieces(self, n: int, valid: Tensor | None) -> list[tuple[int, int, Tensor | None]]:
         """How to cut a forward of `n` tokens: (start, stop, rows that evict after this piece or None).
@@ -265,6 +202,10 @@ class A2SFLayer(CacheLayerMixin):
         self.scores = self.scores.masked_fill(empty, 0)
         self.is_dense = self.heads_agree = False
         self.has_empty = bool(empty.any())
+
+    def kept_counts(self) -> Tensor:
+        """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
+        return (self.positions >= 0).sum(-1)
 
     def load(self, keys: Tensor, values: Tensor, positions: Tensor, seq_length: int) -> None:
         """Start from chosen tokens of a sequence of `seq_length`; shapes as in the class docstring."""

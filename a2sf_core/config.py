@@ -35,18 +35,23 @@ def fingerprint(model_or_config: Any) -> dict[str, Any]:
     outer = getattr(model_or_config, "config", model_or_config)
     text = outer.get_text_config()
     heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None)
     head_dim = getattr(text, "head_dim", None)
     return {
         "architecture": outer.model_type,
         "n_layers": text.num_hidden_layers,
-        "n_kv_heads": heads if kv_heads is None else kv_heads,
+        "n_kv_heads": n_kv_heads(text),
         "head_dim": text.hidden_size // heads if head_dim is None else head_dim,
         "hidden_size": text.hidden_size,
         "vocab_size": text.vocab_size,
         "name": getattr(outer, "_name_or_path", None) or None,
         "revision": getattr(outer, "_commit_hash", None),
     }
+
+
+def n_kv_heads(text_config: Any) -> int:
+    """KV heads of a layer: as many as query heads if the model does not group them."""
+    kv_heads = getattr(text_config, "num_key_value_heads", None)
+    return text_config.num_attention_heads if kv_heads is None else kv_heads
 
 
 def library_version() -> str:
@@ -70,7 +75,7 @@ class A2SFConfig:
         evidence: quality difference with interval, cache fraction, sample counts, data hash, run ids.
 
     Raises:
-        A2SFError: if the policy and the fingerprint disagree on the number of layers.
+        A2SFError: if the policy and the fingerprint disagree on the number of layers or KV heads.
     """
 
     model: dict[str, Any]
@@ -88,6 +93,7 @@ class A2SFConfig:
                 f"the policy has {len(self.policy.layers)} layers but the model fingerprint has "
                 f"{self.model['n_layers']}; they must be exported together."
             )
+        self.policy.check_heads(self.model["n_kv_heads"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, in the order in which a reader wants it."""

@@ -14,8 +14,6 @@ Budget = float | int | None | tuple[float | int, ...]
 # ceil and floor of a product such as 0.1 * 30 must not be off by one through its last bit.
 _ROUNDING = 1e-9
 
-RAGGED = "budget differs between the KV heads of a layer, which the cache cannot store yet; give one budget per layer"
-
 
 def half_life_of(alpha: float) -> float:
     """Half-life in tokens of the forgetting factor `alpha`: 0 for alpha 0, infinity for alpha 1.
@@ -41,7 +39,7 @@ class LayerPolicy:
             (non-padding) tokens seen when evicting; an int of at least 1 is tokens; a tuple has one per
             KV head.
         recent: how many of the budget are the most recent tokens: an int in tokens, or a float in [0, 1] as a
-            fraction of the budget.
+            fraction of the budget (of each head's own, if they differ).
         sink: how many of the budget are the first valid tokens. Served before `recent`.
         window: if given, only the last `window` queries of the prompt count for the score.
 
@@ -98,7 +96,7 @@ class LayerPolicy:
     @property
     def is_ragged(self) -> bool:
         """True if the KV heads have unequal budgets."""
-        return isinstance(self.budget, tuple) and len(set(self.budget)) > 1
+        return isinstance(self.budget, tuple) and len(self.heads_by_budget()) > 1
 
     @property
     def uses_scores(self) -> bool:
@@ -113,13 +111,21 @@ class LayerPolicy:
             A2SFError: if the KV heads have unequal budgets; ask `head_budget_tokens` then.
         """
         if self.is_ragged:
-            raise A2SFError(f"{RAGGED} (got {self.budget!r}).")
+            raise A2SFError(f"budget differs between KV heads ({self.budget!r}); ask head_budget_tokens for each.")
         return self.head_budget_tokens(n)[0]
 
     def head_budget_tokens(self, n: int) -> tuple[int, ...]:
         """Tokens kept of `n` valid ones, one entry per KV head, or one in all if `budget` is not a tuple."""
         budgets = self.budget if isinstance(self.budget, tuple) else (self.budget,)
         return tuple(_tokens(budget, n) for budget in budgets)
+
+    def heads_by_budget(self) -> list[tuple[float | int, tuple[int, ...]]]:
+        """Each distinct budget of a tuple with the KV heads that have it, in the order of their first heads."""
+        heads: dict[str, list[int]] = {}  # by repr: 1 is a token and 1.0 is everything, but 1 == 1.0
+        budgets = self.budget if isinstance(self.budget, tuple) else ()
+        for head, budget in enumerate(budgets):
+            heads.setdefault(repr(budget), []).append(head)
+        return [(budgets[members[0]], tuple(members)) for members in heads.values()]
 
     def recent_tokens(self, budget: int) -> int:
         """How many of `budget` tokens go to the most recent ones, before the sink has its share."""

@@ -75,7 +75,8 @@ def read_prompt(
     # Positions count valid tokens, as generate has it; OPT would do so itself, most models would not.
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, n]
     rules = range(model.config.get_text_config().num_hidden_layers)
-    cache = A2SFCache(layers=[A2SFLayer(LayerPolicy(), half_lives=half_lives, windows=windows) for _ in rules])
+    layers = [A2SFLayer(LayerPolicy(), half_lives=half_lives, windows=windows) for _ in rules]
+    cache = A2SFCache(layers=layers)
     size = n if chunk is None else chunk
     with switched(model):
         for start in range(0, n, size):
@@ -88,7 +89,7 @@ def read_prompt(
                 logits_to_keep=1,
                 **{cache_argument(model): cache},
             )
-    return Prompt([_observed(layer) for layer in cache.layers], output.logits[:, -1], valid)
+    return Prompt([_observed(layer) for layer in layers], output.logits[:, -1], valid)
 
 
 def _observed(layer: A2SFLayer) -> PromptLayer:

@@ -77,12 +77,17 @@ class Policy:
         kept = [layer.head_budget_tokens(n_tokens) for layer in self.layers]
         return sum(sum(heads) / len(heads) for heads in kept) / (len(kept) * n_tokens)
 
-    def cache(self) -> A2SFCache:
-        """An empty transformers cache that follows this policy, to pass to an attached model.
+    def check_heads(self, n_kv_heads: int) -> None:
+        """Raise A2SFError if a layer's budgets are not one for each of `n_kv_heads`."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer.budget, tuple) and len(layer.budget) != n_kv_heads:
+                raise A2SFError(
+                    f"layers[{index}].budget has {len(layer.budget)} entries but the model has {n_kv_heads} KV heads; "
+                    "give one budget per KV head, or a single one."
+                )
 
-        Raises:
-            A2SFError: if a layer has unequal budgets per KV head, which the cache cannot store yet.
-        """
+    def cache(self) -> A2SFCache:
+        """An empty transformers cache that follows this policy, to pass to an attached model."""
         from a2sf_core.cache import A2SFCache
 
         return A2SFCache(self)

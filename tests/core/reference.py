@@ -99,7 +99,8 @@ def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
                     continue
                 if rule.window is not None:
                     total = {s: sum(r.get(s, 0.0) for r in rows[-rule.window :]) for s in alive}
-                budget = rule.budget_tokens(count)
+                budgets = rule.head_budget_tokens(count)
+                budget = budgets[kv] if len(budgets) > 1 else budgets[0]
                 alive = choose(total, budget, rule.sink, rule.recent_tokens(budget))
                 total = {s: total[s] for s in alive}
         return output

@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.attach import cache_argument
 from a2sf_core.cache import A2SFCache
+from a2sf_core.cache_layer import A2SFLayer
 
 from . import models, reference
 
@@ -183,14 +184,11 @@ def test_cache_on_an_unattached_model_is_refused(llama: Any) -> None:
     llama(models.prompt(1, 20))  # and leaves nothing behind
 
 
-def test_unequal_head_budgets_are_refused_and_equal_ones_are_not(llama: Any) -> None:
-    ragged = Policy.uniform(models.LAYERS, budget=(4, 8))
-    with pytest.raises(A2SFError, match="differs between the KV heads"):
-        ragged.cache()
-    with pytest.raises(A2SFError, match="differs between the KV heads"), ragged.attach(llama):
-        pass
+def test_equal_head_budgets_are_one_budget(llama: Any) -> None:
     outputs = []
     for budget in (8, (8, 8)):
-        with Policy.uniform(models.LAYERS, half_life=4, budget=budget, evict="chunk=4").attach(llama):
+        policy = Policy.uniform(models.LAYERS, half_life=4, budget=budget, evict="chunk=4")
+        assert all(type(layer) is A2SFLayer for layer in policy.cache().layers)
+        with policy.attach(llama):
             outputs.append(llama.generate(models.prompt(1, 30), **LONG))
     assert (outputs[0] == outputs[1]).all()

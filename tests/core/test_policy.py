@@ -90,6 +90,17 @@ def test_cache_fraction_is_the_mean_over_layers_and_heads() -> None:
     assert policy.cache_fraction(100) == pytest.approx((0.5 + 0.2 + 1) / 3)
 
 
+def test_heads_by_budget() -> None:
+    layer = LayerPolicy(budget=(4, 0.5, 4, 9))
+    assert layer.is_ragged
+    assert layer.heads_by_budget() == [(4, (0, 2)), (0.5, (1,)), (9, (3,))]
+    assert layer.head_budget_tokens(6) == (4, 3, 4, 6)
+    with pytest.raises(A2SFError, match="ask head_budget_tokens"):
+        layer.budget_tokens(6)
+    assert not LayerPolicy(budget=(4, 4)).is_ragged
+    assert LayerPolicy(budget=(1, 1.0)).is_ragged, "one token is not everything"
+
+
 def test_recent_tokens() -> None:
     assert LayerPolicy(recent=0.5).recent_tokens(7) == 3
     assert LayerPolicy(recent=0.3).recent_tokens(10) == 3

@@ -1,0 +1,99 @@
+"""What transformers asks of every layer that prunes, and how a layer reaches the attention function."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from a2sf_core.errors import A2SFError
+
+_NO_ROLLBACK = (
+    "assisted and prompt-lookup decoding need to roll the cache back, which a pruned cache cannot; "
+    "call generate without assistant_model / prompt_lookup_num_tokens"
+)
+
+# transformers gives the attention function no cache. `update` leaves its layer here, and the attention
+# function, called next in the same thread, takes it.
+_waiting: ContextVar[PruningLayer | None] = ContextVar("a2sf_layer_waiting_for_attention", default=None)
+
+
+def take_waiting_layer() -> PruningLayer | None:
+    """The layer whose `update` was called last and whose attention is due now, if any."""
+    layer = _waiting.get()
+    _waiting.set(None)
+    return layer
+
+
+class PruningLayer(CacheLayerMixin):
+    """Base of `A2SFLayer`, where all KV heads have one budget, and of `RaggedLayer`, where each has its own.
+
+    `update` stores nothing: it hands the new keys and values on to the attention function, which appends them,
+    because eviction may be due many times inside one long forward.
+    """
+
+    is_sliding = False
+    is_compileable = False
+
+    @abstractmethod
+    def begin_forward(self, n: int) -> None:
+        """Prepare for `n` new tokens: the first decoded token after a prompt cuts."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """Evict down to the budget if prompt tokens have come since the last cut."""
+
+    @abstractmethod
+    def kept_counts(self) -> Tensor:
+        """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if take_waiting_layer() is not None:
+            raise A2SFError(
+                "an A2SF cache was passed to a model that is not attached; run the model inside "
+                "`with policy.attach(model):`."
+            )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.begin_forward(key_states.shape[-2])
+        _waiting.set(self)
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    @property
+    def is_croppable(self) -> bool:
+        # generate asks this after the prompt of assisted decoding; on Apple GPUs of every decoding.
+        if not self.is_initialized or self.device.type != "mps":
+            self._refuse_rollback()
+        return False
+
+    def activate_past_recording(self) -> None:
+        self._refuse_rollback()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove != 0:
+            self._refuse_rollback()
+
+    def _refuse_rollback(self) -> NoReturn:
+        raise A2SFError(_NO_ROLLBACK)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            rows = torch.arange(len(self.kept_counts()), device=self.device)
+            self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    @abstractmethod
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""

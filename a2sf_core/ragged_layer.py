@@ -1,0 +1,103 @@
+"""A layer whose KV heads keep unequal numbers of tokens, stored without any padding between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from a2sf_core.cache_layer import A2SFLayer
+from a2sf_core.errors import A2SFError
+from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.pruning_layer import PruningLayer
+
+Heads = slice | Tensor
+"""KV heads as an index: a slice where they are neighbours, which copies nothing, else int64 `[kv_head]`."""
+
+
+class RaggedLayer(PruningLayer):
+    """KV heads with equal budgets share one plain `A2SFLayer`; the attention function runs the groups in turn.
+
+    Heads attend independently of each other, so a group knows nothing of the others and a fraction in `recent`
+    is one of the head's own budget.
+
+    Attributes:
+        parts: one layer per distinct budget, in the order of their first heads; each holds
+            `[batch, kv_head of the group, slot, dim]`.
+        keys, values: always None, as no one tensor holds all heads; ask the `parts`.
+    """
+
+    def __init__(self, rule: LayerPolicy, chunk: int | None = None, decode_every: int | None = None) -> None:
+        """An empty layer for a rule whose budget has one entry per KV head."""
+        super().__init__()
+        self._members = rule.heads_by_budget()
+        self.parts = [A2SFLayer(replace(rule, budget=budget), chunk, decode_every) for budget, _ in self._members]
+        self._heads: list[Heads] = []  # known once the device is
+
+    def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:
+        """Each group's KV heads, as an index into the model's, and the layer that holds them."""
+        return zip(self._heads, self.parts, strict=True)
+
+    # ---- what transformers calls ------------------------------------------------------------------------
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        n = sum(len(members) for _, members in self._members)
+        if key_states.shape[1] != n:
+            raise A2SFError(
+                f"budget has {n} entries but the model has {key_states.shape[1]} KV heads; "
+                "give one budget per KV head, or a single one."
+            )
+        self.device, self.dtype = key_states.device, key_states.dtype
+        self._heads = [_index(members, self.device) for _, members in self._members]
+        for heads, part in self.groups():
+            part.lazy_initialization(key_states[:, :, :0][:, heads], value_states[:, :, :0][:, heads])
+        self.is_initialized = True
+
+    def reset(self) -> None:
+        """Back to an empty layer; the tensors are released."""
+        for part in self.parts:
+            part.reset()
+        self.is_initialized = False
+
+    def get_seq_length(self) -> int:
+        """Logical length, evicted tokens included, so that positions go on after a cut."""
+        return self.parts[0].seen
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        for part in self.parts:
+            part.batch_select_indices(indices)
+
+    def offload(self) -> None:
+        for part in self.parts:
+            part.offload()
+
+    def prefetch(self) -> None:
+        for part in self.parts:
+            part.prefetch()
+
+    # ---- what the cache calls ---------------------------------------------------------------------------
+
+    def begin_forward(self, n: int) -> None:
+        """Prepare for `n` new tokens: the first decoded token after a prompt cuts."""
+        for part in self.parts:
+            part.begin_forward(n)
+
+    def cut(self) -> None:
+        """Evict each head down to its budget if prompt tokens have come since the last cut."""
+        for part in self.parts:
+            part.cut()
+
+    def kept_counts(self) -> Tensor:
+        """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
+        held = torch.cat([part.kept_counts() for part in self.parts], dim=1)  # [batch, kv_head], by group
+        order = torch.tensor([head for _, members in self._members for head in members], device=held.device)
+        return held[:, order.argsort()]
+
+
+def _index(members: tuple[int, ...], device: torch.device) -> Heads:
+    first, last = members[0], members[-1]
+    if last - first + 1 == len(members):
+        return slice(first, last + 1)
+    return torch.tensor(members, device=device)

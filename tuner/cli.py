@@ -48,6 +48,23 @@ def tune(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the split, the sampler and the intervals.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/TASK-MODEL.")] = None,
+    family: Annotated[
+        str, typer.Option(help="How layers may differ: uniform, slope, bump, profile, groups or free.")
+    ] = "groups",
+    per_head: Annotated[bool, typer.Option(help="Let the KV heads of a layer have budgets of their own.")] = True,
+    sampler: Annotated[str, typer.Option(help="tpe, tpe-univariate, nsga2, gp or random.")] = "tpe",
+    memory: Annotated[
+        str | None, typer.Option(help="Limit for the prompts held, e.g. 8GiB; default: half of what is free.")
+    ] = None,
+    warm_start: Annotated[
+        list[Path] | None, typer.Option(help="Folder of an earlier run whose best points are tried first. Repeatable.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop early when so many trials have brought nothing new.")
+    ] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
+    ] = None,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
@@ -59,6 +76,8 @@ def tune(
     settings = Settings(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
+        family=family, per_head=per_head, sampler=sampler, memory=memory, warm_start=tuple(warm_start or ()),
+        patience=patience, precision=precision,
     )  # fmt: skip
     inputs = check(settings)
     from rich.console import Console

@@ -9,69 +9,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import Cache
 
 from a2sf_core.attach import cache_argument
-from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
-from a2sf_core.observe import PromptLayer, read_prompt
-from a2sf_core.policy import LayerPolicy, Policy
-from a2sf_core.selection import kept_from_order, order_by_score
-from tuner.losses import Losses, token_losses
+from a2sf_core.observe import read_prompt
+from a2sf_core.policy import Policy
+from tuner.answers import AnswerCache, answering
+from tuner.block import (
+    HALF_LIVES,
+    SNAPKV_WINDOW,
+    LayerBuilder,
+    PromptBatch,
+    keep_masks,
+    pad,
+    score_index,
+)
+from tuner.losses import FullAnswers, Losses, Seen, token_losses
+from tuner.memory import enough_memory, room
 from tuner.prompts import Encoded
-
-HALF_LIVES: tuple[float, ...] = (
-    0, 0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, float("inf"),
-)  # fmt: skip
-"""The bank: half-lives in tokens that every prompt is scored for in one pass."""
-
-SNAPKV_WINDOW = 16
-"""Queries of the SnapKV-like baseline's voting window."""
+from tuner.store import Block, Store
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class StoredLayer:
-    """What one layer holds of a batch of prompts: keys and values ``[batch, kv_head, key, dim]`` and the token orders
-    ``[score, batch, kv_head, key]`` (int32), one per half-life of the bank and then per window."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    orders: torch.Tensor
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """A batch of prompts, left-padded to one length, read once, with everything a trial needs.
-
-    samples: indices into the engine's samples. n_tokens: ``[batch]``. mask: ``[batch, key]`` bool. first_logits:
-    ``[batch, vocab]``, which predict the first answer token. answers and answer_valid: ``[batch, token]``.
-    """
-
-    samples: list[int]
-    n_tokens: torch.Tensor
-    mask: torch.Tensor
-    prompts: torch.Tensor
-    layers: list[StoredLayer]
-    first_logits: torch.Tensor
-    answers: torch.Tensor
-    answer_valid: torch.Tensor
-    full_log_probs: torch.Tensor
-
-
 class Engine:
-    """Measures policies on a fixed list of samples.
+    """Measures policies on a fixed list of samples, block by block.
+
+    Figures do not depend on ``memory``: bit for bit on a CPU; on a GPU up to what its kernels vary from run to run when
+    a prompt is read again (scores that tie to the last digit may then rank the other way).
 
     Args:
         model: a transformers decoder in eval mode; it stays on its device.
         samples: tokenised prompts and reference answers.
-        batch_tokens: prompt tokens that are read in one forward (memory against speed).
+        batch_tokens: prompt tokens, padding included, that a trial works on at once (memory against speed).
         progress: called with (prompts read, prompts in all).
+        block_size: samples per block, about; a policy can be given up after each block.
+        seed: of the partition into blocks.
+        memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
+
+    Attributes:
+        passes: how often a block was really run under a policy.
+        n_blocks: how many blocks there are.
+        n_kv_heads: KV heads of a layer.
+        bytes_per_token: bytes of one token's keys and values over all layers, uncut.
     """
 
     def __init__(
@@ -80,116 +66,137 @@ class Engine:
         samples: Sequence[Encoded],
         batch_tokens: int = 8192,
         progress: Progress = lambda _done, _total: None,
+        block_size: int = 16,
+        seed: int = 0,
+        memory: int | None = None,
     ) -> None:
         self.model = model
         self.samples = list(samples)
         self.n_layers: int = model.config.get_text_config().num_hidden_layers
         self.passes = 0
-        self._measured: dict[Policy, Losses] = {}
-        self._by_kept_tokens: dict[bytes, Losses] = {}
-        self._batches: list[PromptBatch] = []
-        for rows in self._plan(batch_tokens):
-            self._batches.append(self._read(rows))
-            progress(sum(len(batch.samples) for batch in self._batches), len(self.samples))
-        order = [index for batch in self._batches for index in batch.samples]
-        self._unsort = np.argsort(np.array(order))
+        self._plan = _plan([len(sample.prompt_ids) for sample in self.samples], batch_tokens, block_size, seed)
+        self.n_blocks = len(self._plan)
+        self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
+        self._measured: dict[tuple[int, Policy], Losses] = {}
+        self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
+        self.n_kv_heads = self.bytes_per_token = 0
+        done = np.cumsum([len(rows) for rows in self._rows])
 
-    def _plan(self, batch_tokens: int) -> list[list[int]]:
-        """Rows of similar length together, so that little is padded."""
-        by_length = sorted(range(len(self.samples)), key=lambda i: len(self.samples[i].prompt_ids))
-        plan: list[list[int]] = [[]]
-        for index in by_length:
-            if plan[-1] and (len(plan[-1]) + 1) * len(self.samples[index].prompt_ids) > batch_tokens:
-                plan.append([])
-            plan[-1].append(index)
-        return plan
+        def placed(count: int, _: int) -> None:
+            progress(int(done[count - 1]), len(self.samples))
 
-    def _read(self, rows: list[int]) -> PromptBatch:
-        device = self.model.device
-        chosen = [self.samples[index] for index in rows]
-        prompts, mask = _pad([sample.prompt_ids for sample in chosen], device, left=True)
-        answers, answer_valid = _pad([sample.answer_ids for sample in chosen], device, left=False)
-        # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
-        read = [
-            read_prompt(self.model, ids[real][None], None, HALF_LIVES, (SNAPKV_WINDOW,))
-            for ids, real in zip(prompts, mask, strict=True)
-        ]
-        layers = [_stack([prompt.layers[index] for prompt in read], mask) for index in range(self.n_layers)]
-        first_logits = torch.cat([prompt.logits for prompt in read])  # [batch, vocab]
-        batch = PromptBatch(
-            rows, mask.sum(-1), mask, prompts, layers, first_logits, answers, answer_valid, torch.empty(0)
-        )
-        full = self._answer(batch, self._kept(batch, Policy.full(self.n_layers)))  # [batch, token, vocab]
-        return replace(batch, full_log_probs=full.float().log_softmax(-1))
+        self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device), placed)
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of one token's keys and values over all layers, uncut."""
-        return sum(
-            tensor.shape[1] * tensor.shape[3] * tensor.element_size()
-            for layer in self._batches[0].layers
-            for tensor in (layer.keys, layer.values)
-        )
+    def recomputes(self) -> bool:
+        """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
+        return self._store.recomputes
+
+    # ---- measuring --------------------------------------------------------------------------------------
 
     def evaluate(self, policy: Policy) -> Losses:
         """Losses of ``policy`` on every sample; policies that keep the same tokens are computed once.
 
         Raises:
-            A2SFError: if the policy has another number of layers, a half-life that is not in the bank, or a window
-                other than the stored one.
+            A2SFError: if the policy has another number of layers or KV heads, a half-life that is not in the bank, or
+                a window other than the stored one.
         """
+        return self.race([policy])[0].losses
+
+    def evaluate_many(self, policies: Sequence[Policy]) -> list[Losses]:
+        """`evaluate` of each; every block is loaded once for all."""
+        return [seen.losses for seen in self.race(policies)]
+
+    def evaluate_blocks(self, policy: Policy, n_blocks: int) -> Seen:
+        """``policy`` on the first ``n_blocks`` blocks only, which are a random part of the samples."""
+        return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
+
+    def race(self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None = None) -> list[Seen]:
+        """Measure ``policies`` block by block, those that are still alive; every block is loaded once for all.
+
+        What was measured stays known: a policy that was dropped goes on later where it stopped.
+
+        Args:
+            policies: to measure.
+            is_hopeless: called after each block but the last with a place in ``policies`` and what was seen of that
+                policy so far; True drops it.
+
+        Returns:
+            what was seen of each policy; ``rows`` are all samples for one that was not dropped.
+        """
+        return self._race(policies, is_hopeless, self.n_blocks)
+
+    def _race(
+        self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None, n_blocks: int
+    ) -> list[Seen]:
+        for policy in policies:
+            self._check(policy)
+        seen: dict[int, Seen] = {}
+        alive = list(range(len(policies)))
+        for block in range(n_blocks):
+            self._measure_block(block, [policies[i] for i in alive])
+            seen |= {i: self._seen(policies[i], block + 1) for i in alive}
+            if is_hopeless is not None and block + 1 < n_blocks:
+                alive = [i for i in alive if not is_hopeless(i, seen[i])]
+        return [seen[i] for i in range(len(policies))]
+
+    def _seen(self, policy: Policy, n_blocks: int) -> Seen:
+        rows = np.concatenate(self._rows[:n_blocks])
+        order = np.argsort(rows)
+        return Seen(rows[order], Losses.join([self._measured[block, policy] for block in range(n_blocks)], order))
+
+    def _check(self, policy: Policy) -> None:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        if policy not in self._measured:
-            by_gathering = policy.evict == "prefill" and policy.decode_every is None
-            self._measured[policy] = self._evaluate(policy) if by_gathering else self.evaluate_directly(policy)
-        return self._measured[policy]
+        for rule in policy.layers if _by_gathering(policy) else ():
+            score_index(rule)
+            if (n_budgets := len(rule.head_budget_tokens(1))) not in (1, self.n_kv_heads):
+                raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
-    def _evaluate(self, policy: Policy) -> Losses:
-        kept = [self._kept(batch, policy) for batch in self._batches]
-        key = _fingerprint(kept)
+    def _measure_block(self, index: int, policies: Sequence[Policy]) -> None:
+        """Fill the cache for ``policies`` on one block, which is loaded only if some of them are not known yet."""
+        unknown = [policy for policy in dict.fromkeys(policies) if (index, policy) not in self._measured]
+        if not unknown:
+            return
+        with enough_memory(f"measuring on {len(self._rows[index])} prompts"):
+            block = self._store.load(index)
+            with answering(self.model):  # once for all: it costs a walk over the model's modules
+                for policy in filter(_by_gathering, unknown):
+                    self._measured[index, policy] = self._measure(index, block, policy)
+            for policy in unknown:
+                if not _by_gathering(policy):
+                    self._measured[index, policy] = self._run_attached(block, policy)
+                    self.passes += 1
+
+    def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
+        keep = [keep_masks(batch, policy) for batch in block]
+        key = index, _fingerprint(keep)
         if key not in self._by_kept_tokens:
-            parts = [self._measure(batch, slots) for batch, slots in zip(self._batches, kept, strict=True)]
-            self._by_kept_tokens[key] = Losses.join(parts, self._unsort)
+            parts = []
+            for batch, masks in zip(block, keep, strict=True):
+                logits = self._answer(batch, masks)
+                parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
+            self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
         return self._by_kept_tokens[key]
 
-    def _kept(self, batch: PromptBatch, policy: Policy) -> list[torch.Tensor]:
-        """Per layer the kept slots ``[batch, kv_head, kept]``, -1 where a row keeps fewer."""
-        return [
-            _kept_slots(layer, rule, batch.n_tokens) for layer, rule in zip(batch.layers, policy.layers, strict=True)
-        ]
-
-    def _measure(self, batch: PromptBatch, kept: list[torch.Tensor]) -> Losses:
-        logits = self._answer(batch, kept)
-        return _losses(batch, logits, [(slots >= 0).sum(-1) for slots in kept])
-
     @torch.no_grad()
-    def _answer(self, batch: PromptBatch, kept: list[torch.Tensor]) -> torch.Tensor:
-        """Logits ``[batch, token, vocab]`` of the answer tokens over the kept keys and values."""
-        cache = A2SFCache.from_kept(
-            [_gather(layer, slots) for layer, slots in zip(batch.layers, kept, strict=True)],
-            batch.mask.shape[1],
-        )
-        return self._continue(batch, cache)
-
-    def _continue(self, batch: PromptBatch, cache: A2SFCache) -> torch.Tensor:
+    def _answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
+        """Logits ``[batch, token, vocab]`` of the answer tokens over the slots in ``keep``; the model is answering."""
         logits = batch.first_logits[:, None]  # [batch, 1, vocab]
         read = batch.answers.shape[1] - 1
         if read == 0:
             return logits
-        with Policy.full(self.n_layers).attach(self.model):
-            return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
+        cache = AnswerCache([(layer.keys, layer.values) for layer in batch.layers], keep, read)
+        return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
 
-    def _answer_tokens(self, batch: PromptBatch, cache: A2SFCache, start: int, stop: int) -> torch.Tensor:
+    def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
         """Logits ``[batch, token, vocab]`` after reading answer tokens ``start`` to ``stop - 1``."""
         mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
         steps = torch.arange(start, stop, device=mask.device)
         return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
 
-    def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: A2SFCache
-    ) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
         output = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -199,90 +206,93 @@ class Engine:
         )
         return output.logits
 
-    @torch.no_grad()
     def evaluate_directly(self, policy: Policy) -> Losses:
         """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
+        parts = [self._run_attached(self._store.load(block), policy) for block in range(self.n_blocks)]
+        return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
+
+    @torch.no_grad()
+    def _run_attached(self, block: Block, policy: Policy) -> Losses:
         parts = []
-        for batch in self._batches:
+        for batch in block:
             cache = policy.cache()
             with policy.attach(self.model):
                 positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
                 first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
                 cache.cut()
-                kept = [(layer.positions >= 0).sum(-1) for layer in cache.layers]  # [batch, kv_head] each
+                kept = [layer.kept_counts() for layer in cache.layers]  # [batch, kv_head] each
                 tokens = range(batch.answers.shape[1] - 1)
                 rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
             parts.append(_losses(batch, torch.cat([first, *rest], 1), kept))
-        return Losses.join(parts, self._unsort)
+        return _join(parts)
+
+    # ---- reading ----------------------------------------------------------------------------------------
+
+    def _read_block(self, index: int) -> Block:
+        with enough_memory(f"reading {len(self._rows[index])} prompts"):
+            return [self._read(rows) for rows in self._plan[index]]
+
+    def _read(self, rows: list[int]) -> PromptBatch:
+        device = self.model.device
+        chosen = [self.samples[index] for index in rows]
+        prompts, mask = pad([sample.prompt_ids for sample in chosen], device, left=True)
+        answers, answer_valid = pad([sample.answer_ids for sample in chosen], device, left=False)
+        builders: list[LayerBuilder] = []
+        first_logits = []
+        # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
+        for row, sample in enumerate(chosen):
+            ids = torch.tensor([sample.prompt_ids], device=device)
+            prompt = read_prompt(self.model, ids, None, HALF_LIVES, (SNAPKV_WINDOW,))
+            builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
+            for builder, layer in zip(builders, prompt.layers, strict=True):
+                builder.put(row, layer)
+            first_logits.append(prompt.logits)
+        layers = [builder.layer for builder in builders]
+        self.n_kv_heads = layers[0].keys.shape[1]
+        self.bytes_per_token = sum(
+            tensor.shape[1] * tensor.shape[3] * tensor.element_size()
+            for layer in layers
+            for tensor in (layer.keys, layer.values)
+        )
+        nothing = FullAnswers(torch.empty(0), torch.empty(0))
+        batch = PromptBatch(
+            rows, mask.sum(-1), mask, prompts, layers, torch.cat(first_logits), answers, answer_valid, nothing
+        )
+        with answering(self.model):
+            logits = self._answer(batch, keep_masks(batch, Policy.full(self.n_layers)))  # [batch, token, vocab]
+        return replace(batch, full=FullAnswers.of(logits[answer_valid]))
+
+
+def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int) -> list[list[list[int]]]:
+    """Blocks of samples in random order; inside a block, batches of similar length, so that little is padded."""
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    n_blocks = max(1, round(len(lengths) / block_size))
+    plan = []
+    for block in np.array_split(shuffled, n_blocks):
+        by_length = sorted(block.tolist(), key=lambda i: lengths[i])
+        rows = max(1, batch_tokens // lengths[by_length[-1]])
+        plan.append([batch.tolist() for batch in np.array_split(by_length, -(-len(by_length) // rows))])
+    return plan
+
+
+def _by_gathering(policy: Policy) -> bool:
+    return policy.evict == "prefill" and policy.decode_every is None
 
 
 def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
     """From the answers' logits ``[batch, token, vocab]`` and, per layer, counts of kept tokens ``[batch, kv_head]``."""
-    figures = token_losses(logits, batch.answers, batch.answer_valid, batch.full_log_probs)
+    figures = token_losses(logits[batch.answer_valid], batch.answers, batch.answer_valid, batch.full)
     shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
     return Losses(**figures, cache_fraction=shares.mean(0).cpu().numpy())
 
 
-def _stack(layers: list[PromptLayer], mask: torch.Tensor) -> StoredLayer:
-    """One layer of several prompts, left-padded as ``mask`` ``[batch, key]`` says."""
-    width = mask.shape[1]
-
-    def padded(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-        missing = width - tensor.shape[dim]
-        shape = [*tensor.shape]
-        shape[dim] = missing
-        return torch.cat([tensor.new_zeros(shape), tensor], dim)
-
-    scores = torch.cat([padded(layer.scores, 3) for layer in layers], 1)  # [score, batch, kv_head, key]
-    return StoredLayer(
-        torch.cat([padded(layer.keys, 2) for layer in layers]),
-        torch.cat([padded(layer.values, 2) for layer in layers]),
-        order_by_score(scores, mask[:, None]).int(),
-    )
+def _join(parts: list[Losses]) -> Losses:
+    return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
 
 
-def _kept_slots(layer: StoredLayer, rule: LayerPolicy, n_tokens: torch.Tensor) -> torch.Tensor:
-    """Kept slots ``[batch, kv_head, kept]`` of one layer for prompts of ``n_tokens`` ``[batch]``."""
-    counts = n_tokens.tolist()
-    budget = torch.tensor([rule.budget_tokens(n) for n in counts], device=n_tokens.device)  # [batch]
-    recent = torch.tensor([rule.recent_tokens(b) for b in budget.tolist()], device=n_tokens.device)
-    order = layer.orders[_score_index(rule)].long()  # [batch, kv_head, key]
-    return kept_from_order(order, n_tokens[:, None], budget[:, None], rule.sink, recent[:, None])
-
-
-def _score_index(rule: LayerPolicy) -> int:
-    if rule.window is not None:
-        if rule.window != SNAPKV_WINDOW:
-            raise A2SFError(f"the engine stores scores for a window of {SNAPKV_WINDOW}, not {rule.window}.")
-        return len(HALF_LIVES)
-    if rule.half_life not in HALF_LIVES:
-        raise A2SFError(f"half-life {rule.half_life:g} is not in the engine's bank; use one of {HALF_LIVES}.")
-    return HALF_LIVES.index(rule.half_life)
-
-
-def _gather(layer: StoredLayer, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    index = slots.clamp(min=0)[..., None]  # [batch, kv_head, kept, 1]
-    keys = layer.keys.gather(2, index.expand(-1, -1, -1, layer.keys.shape[-1]))
-    values = layer.values.gather(2, index.expand(-1, -1, -1, layer.values.shape[-1]))
-    return keys, values, slots
-
-
-def _pad(rows: Sequence[Sequence[int]], device: torch.device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids ``[batch, token]`` and which of them are real; zeros on the left (prompts) or right (answers)."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        place = slice(width - len(tokens), width) if left else slice(0, len(tokens))
-        ids[row, place] = torch.tensor(tokens)
-        real[row, place] = True
-    return ids.to(device), real.to(device)
-
-
-def _fingerprint(kept: list[list[torch.Tensor]]) -> bytes:
+def _fingerprint(keep: list[list[torch.Tensor]]) -> bytes:
+    """Of the kept slots of a block, per batch and layer bool ``[batch, kv_head, key]``."""
     digest = hashlib.blake2b(digest_size=16)
-    for batch in kept:
-        for slots in batch:
-            digest.update(repr(tuple(slots.shape)).encode())
-            digest.update(slots.int().cpu().numpy().tobytes())
+    for masks in keep:
+        digest.update(torch.stack(masks).cpu().numpy().tobytes())
     return digest.digest()

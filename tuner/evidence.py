@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-RESAMPLES = 4000
+RESAMPLES = 10_000
+FAMILY_RESAMPLES = 20_000
+"""More, because the level of one among many lies far out in the tail."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,42 @@ def paired_interval(
             about the rule of three: up to 3 or 4 unseen losses in n.
     """
     mean = float(np.mean(differences))
-    worst = min(-resolution, float(np.min(differences))) if resolution else 0.0
-    low, _ = _bootstrap(np.append(differences, worst) if worst else differences, seed, confidence)
+    low, _ = _bootstrap(with_unseen_loss(differences, resolution), seed, confidence)
     _, high = _bootstrap(differences, seed, confidence)
     return Interval(mean, min(low, mean), high)
+
+
+def with_unseen_loss(differences: np.ndarray, resolution: float) -> np.ndarray:
+    """``[sample + 1]``: one more sample that loses ``resolution``, or as much as the worst seen; as it is for 0."""
+    return np.append(differences, min(-resolution, float(np.min(differences)))) if resolution else differences
+
+
+def level_for_many(differences: Sequence[np.ndarray], seed: int, error: float) -> float:
+    """How far out in the tail each of many lower bounds has to lie so that one of them is wrong with chance ``error``.
+
+    Choosing among many candidates favours the lucky ones. Candidates that lose on the same samples are lucky together,
+    so the level lies between ``error`` (they are all alike) and ``error`` over their number (Bonferroni); where, is
+    read off a bootstrap of all of them at once, as in Westfall and Young's step-down tests (1993).
+
+    Args:
+        differences: one array ``[sample]`` per candidate, over the same samples.
+    """
+    table = np.stack([row for row in differences if np.ptp(row) > 0] or [np.array([0.0, 1.0])])  # [candidate, sample]
+    n = table.shape[1]
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), FAMILY_RESAMPLES) / n  # [resample, sample]
+    means = draws @ table.T  # [resample, candidate]
+    ranks = stats.rankdata(means, axis=0) / FAMILY_RESAMPLES
+    return float(np.quantile(ranks.min(1), error))
+
+
+def half_width(differences: np.ndarray, n: int) -> float:
+    """About how far the 95 % interval of ``n`` samples like these will reach to each side."""
+    return 1.96 * float(np.std(differences, ddof=1)) / math.sqrt(n)
+
+
+def samples_for(differences: np.ndarray, wanted: float) -> int:
+    """How many samples like these an interval of plus or minus ``wanted`` takes."""
+    return math.ceil((1.96 * float(np.std(differences, ddof=1)) / wanted) ** 2)
 
 
 def _bootstrap(values: np.ndarray, seed: int, confidence: float) -> tuple[float, float]:

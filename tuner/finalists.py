@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from a2sf_core.policy import Policy
+from tuner.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.engine import Engine
-from tuner.evidence import Interval, paired_interval
-from tuner.losses import Losses
+from tuner.evidence import CONFIDENCE, Interval, level_for_many, paired_interval, with_unseen_loss
+from tuner.losses import Losses, Seen
 from tuner.records import TrialRecord
 from tuner.scoring import Scorer
-from tuner.space import BASELINES, SINGLE_ALPHAS, Params, policy_of
+from tuner.space import Params, Space
 from tuner.study import MEMORY, policy_from
 
-N_FINALISTS, N_SHAPES = 24, 8
+N_FINALISTS, N_SHAPES, N_RUNNERS_UP = 16, 8, 3
 BUDGET_STEPS = tuple(round(0.02 * step, 2) for step in range(1, 50))
-CHOOSING_CONFIDENCE = 0.99
-"""Choosing among many candidates favours the lucky ones, so they are held to a wider interval than the report's."""
+FIRST_CONFIDENCE = 0.99
+"""Of the first round of a choice, before it is known how many candidates there are and how alike they are."""
+GENERATE_AT_ONCE = 16
+RUNGS = (1.1, 1.25, 1.5)
+"""Budgets of the ladder, over that of its last rung."""
+N_ERRORS = 2.5
+"""Standard errors that a mean must miss the goal by to be given up early."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy with its paired difference to the full cache, in points of the task's metric (negative is worse)."""
+    """A policy with its paired difference to the full cache, in points of the task's metric (negative is worse).
+
+    ``paired`` are the differences ``[sample]`` behind the interval; ``params`` the point of the space it came from.
+    """
 
     label: str
     policy: Policy
     cache_fraction: float
     difference: Interval
+    params: Params = field(default_factory=dict, compare=False, repr=False)
+    paired: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
 
     def meets(self, max_degradation: float) -> bool:
         """True if even the lower end of the interval is within the goal."""
@@ -42,30 +53,75 @@ class Contest:
 
     engine: Engine
     scorer: Scorer
+    space: Space
     max_degradation: float
     seed: int
-    confidence: float
+    confidence: float = CONFIDENCE
 
-    def measure(self, label: str, policy: Policy) -> Candidate:
+    def measure(self, label: str, policy: Policy, params: Params | None = None) -> Candidate:
         """Measure ``policy`` on all samples against the full cache."""
-        full = self.scorer(self.engine, Policy.full(self.engine.n_layers))
         losses = self.engine.evaluate(policy)
-        differences = 100 * (self.scorer(self.engine, policy) - full)
-        # The full cache against itself is certain.
-        resolution = self.scorer.resolution(self.engine) if losses.cache_fraction.min() < 1 else 0.0
-        interval = paired_interval(differences, self.seed, self.confidence, resolution)
-        return Candidate(label, policy, float(losses.cache_fraction.mean()), interval)
+        paired = 100 * (self.scorer(self.engine, policy) - self._full_score())
+        interval = paired_interval(paired, self.seed, self.confidence, self._resolution(losses))
+        return Candidate(label, policy, float(losses.cache_fraction.mean()), interval, params or {}, paired)
 
-    def smallest(self, name: str, params: Params) -> list[Candidate]:
-        """``params`` at several budgets: a bisection for the smallest one that meets the goal, all steps of it."""
+    def measure_if_hopeful(self, label: str, params: Params) -> Candidate | None:
+        """`measure`, or None as soon as it is clear that the goal is missed.
+
+        Wrongly giving up costs a little memory, never quality. Where texts must be written, those that hurt most (by
+        the likelihood, which is cheap) come first, until even full marks on all the rest would not do.
+        """
+        full, policy = self._full_score(), self.space.policy(params)
+        if not self.scorer.metric.needs_generation:
+            seen = self.engine.race([policy], lambda _, seen: self._is_hopeless(seen))[0]
+            return self.measure(label, policy, params) if seen.n == len(full) else None
+        hurt = self.engine.evaluate(policy).nll - self.engine.evaluate(Policy.full(self.engine.n_layers)).nll
+        order = np.argsort(-hurt)
+        for stop in range(GENERATE_AT_ONCE, len(order), GENERATE_AT_ONCE):
+            rows = order[:stop]
+            if self._out_of_reach(self.scorer.on(self.engine, policy, rows), rows):
+                return None
+        return self.measure(label, policy, params)
+
+    def _is_hopeless(self, seen: Seen) -> bool:
+        """True if even the upper end of an interval of the samples seen, a random part, misses the goal."""
+        paired = 100 * (seen.losses.accuracy - self._full_score()[seen.rows])
+        return bool(paired.mean() + N_ERRORS * paired.std(ddof=1) / np.sqrt(seen.n) < -self.max_degradation)
+
+    def _out_of_reach(self, scores: np.ndarray, rows: np.ndarray) -> bool:
+        """True if the mean difference misses the goal even with full marks on all samples but ``rows``."""
+        full = self._full_score()
+        unseen = np.delete(full, rows)
+        best = (scores - full[rows]).sum() + (1 - unseen).sum()
+        return bool(100 * best / len(full) < -self.max_degradation)
+
+    def with_unseen(self, candidate: Candidate) -> np.ndarray:
+        """The candidate's differences and one loss that was not seen: see `tuner.evidence.with_unseen_loss`."""
+        return with_unseen_loss(candidate.paired, self.scorer.resolution(self.engine))
+
+    def _full_score(self) -> np.ndarray:
+        return self.scorer(self.engine, Policy.full(self.engine.n_layers))
+
+    def _resolution(self, losses: Losses) -> float:
+        # The full cache against itself is certain.
+        return self.scorer.resolution(self.engine) if losses.cache_fraction.min() < 1 else 0.0
+
+    def smallest(self, name: str, params: Params, around: float | None = None) -> list[Candidate]:
+        """``params`` at several budgets: a bisection for the smallest one that meets the goal, all steps of it.
+
+        Args:
+            around: look from half to twice this budget only. A shape that was found at one budget is not always better
+                with more, so a bisection over all budgets could lose its way.
+        """
         tried = []
-        low, high = -1, len(BUDGET_STEPS)
+        steps = [b for b in BUDGET_STEPS if around is None or around / 2 <= b <= around * 2]
+        low, high = -1, len(steps)
         while high - low > 1:
             middle = (low + high) // 2
-            budget = BUDGET_STEPS[middle]
-            policy = policy_of({**params, "budget": budget}, self.engine.n_layers)
-            tried.append(self.measure(f"{name} {budget:g}", policy))
-            low, high = (low, middle) if tried[-1].meets(self.max_degradation) else (middle, high)
+            found = self.measure_if_hopeful(f"{name} {steps[middle]:g}", {**params, "budget": steps[middle]})
+            if found:
+                tried.append(found)
+            low, high = (low, middle) if found and found.meets(self.max_degradation) else (middle, high)
         return tried
 
     def winner(self, candidates: Sequence[Candidate]) -> Candidate | None:
@@ -73,34 +129,72 @@ class Contest:
         good = [candidate for candidate in candidates if candidate.meets(self.max_degradation)]
         return min(good, key=lambda candidate: candidate.cache_fraction, default=None)
 
+    def held_to(self, candidates: Sequence[Candidate]) -> Contest:
+        """The same contest at the confidence that is right for the best of so many candidates."""
+        paired = [self.with_unseen(candidate) for candidate in candidates]
+        error = (1 - CONFIDENCE) / 2
+        level = min(error, level_for_many(paired, self.seed, error)) if paired else error
+        return replace(self, confidence=1 - 2 * level)
 
-def choose(contest: Contest, records: Sequence[TrialRecord]) -> tuple[Candidate | None, list[Candidate]]:
-    """The smallest cache that meets the goal on the select split, and all finalists.
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on the select split, of the search and of the baselines (``by_hand``): a ladder each.
+
+    A ladder begins with a safer, larger cache and ends with the smallest that met the goal; it is empty if none did.
+    Which of its rungs hold is for the report split to say (`tuner.proof`). ``finalists`` are all that the search sent;
+    ``confidence`` is what they were held to, being so many.
+    """
+
+    picked: list[Candidate]
+    by_hand: list[Candidate]
+    finalists: list[Candidate]
+    confidence: float
+
+
+def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
+    """The smallest cache that meets the goal on the select split, among what the search found and among the baselines.
 
     Finalists are trials of the search, spread evenly over those that no other beats in both quality and memory, and
-    some of them at other budgets too: the shape that a trial found carries over. Baselines have their own contest.
+    some of them at other budgets too: the shape that a trial found carries over. Baselines, among them the best single
+    alpha, are bisected over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
     """
-    front = [record for record in records if record.pareto and record.label == "search" and record.metrics[MEMORY] < 1]
+    front = [r for r in records if r.pareto and not r.is_baseline and r.metrics[MEMORY] < 1]
     front.sort(key=lambda record: record.metrics[MEMORY])
-    finalists = [contest.measure(f"trial {r.number}", policy_from(r)) for r in _spread(front, N_FINALISTS)]
-    for record in _spread(front, N_SHAPES):
-        finalists += contest.smallest(f"trial {record.number} at", record.params)
-    return contest.winner(finalists), finalists
+    first = replace(contest, confidence=FIRST_CONFIDENCE)
+    single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in _spread(front, N_FINALISTS)]
+    shapes = {f"trial {r.number} at": (r.params, float(r.params["budget"])) for r in _spread(front, N_SHAPES)}
+    picked, finalists, confidence = _best(first, shapes, single)
+    baselines = {baseline.name: (baseline.params(1.0), None) for baseline in (*BASELINES, *SINGLE_ALPHAS)}
+    baseline, _, _ = _best(first, baselines, [])
+    return Choice(picked, baseline, finalists, confidence)
 
 
-def best_baseline(contest: Contest) -> Candidate | None:
-    """The smallest cache at which some baseline meets the goal on the select split; None if none does below full.
+def _best(
+    first: Contest, shapes: Mapping[str, tuple[Params, float | None]], others: list[Candidate]
+) -> tuple[list[Candidate], list[Candidate], float]:
+    """Two rounds: all shapes at a first confidence, then the best few at the one that is right for so many."""
+    rounds = {name: first.smallest(name, *shape) for name, shape in shapes.items()}
+    tried = [*others, *(candidate for row in rounds.values() for candidate in row)]
+    strict = first.held_to(tried)
+    winners = {name: best.cache_fraction for name, row in rounds.items() if (best := first.winner(row))}
+    again = [strict.measure(candidate.label, candidate.policy, candidate.params) for candidate in others]
+    for name in sorted(winners, key=winners.__getitem__)[:N_RUNNERS_UP]:
+        again += strict.smallest(name, *shapes[name])
+    best = strict.winner(again)
+    return _ladder(strict, best) if best else [], tried, strict.confidence
 
-    Among the baselines is the best single alpha: uniform A2SF with each of several half-lives. Each method's budget is
-    searched like that of the tuned shapes, which is finer than the trials gave it: a tuned policy should beat what an
-    engineer could have set by hand.
-    """
-    tried = [
-        candidate
-        for baseline in (*BASELINES, *SINGLE_ALPHAS)
-        for candidate in contest.smallest(baseline.name, baseline.params(1.0))
-    ]
-    return contest.winner(tried)
+
+def _ladder(contest: Contest, best: Candidate) -> list[Candidate]:
+    """``best`` last, and before it the same shape with more and more memory, as far as it meets the goal with it."""
+    rungs = [best]
+    for more in RUNGS:
+        budget = round(float(best.params["budget"]) * more, 4)
+        if budget < 1:
+            rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", {**best.params, "budget": budget})
+            if rung and rung.meets(contest.max_degradation):
+                rungs.append(rung)
+    return rungs[::-1]
 
 
 def _spread(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:

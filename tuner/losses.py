@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class Losses:
         """False where the model gave NaN or infinity for any sample."""
         return all(bool(np.isfinite(getattr(self, field.name)).all()) for field in fields(self))
 
+    def at(self, rows: np.ndarray) -> Losses:
+        """The same for the samples ``rows`` alone, in that order."""
+        return Losses(**{field.name: getattr(self, field.name)[rows] for field in fields(Losses)})
+
     @staticmethod
-    def join(parts: list[Losses], order: np.ndarray) -> Losses:
+    def join(parts: Sequence[Losses], order: np.ndarray) -> Losses:
         """Concatenate ``parts`` and put sample ``order[i]`` at place i."""
         return Losses(
             **{
@@ -41,27 +45,57 @@ class Losses:
         )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a policy: ``losses`` on the samples ``rows`` (int ``[sample]``, ascending), in that order."""
+
+    rows: np.ndarray
+    losses: Losses
+
+    @property
+    def n(self) -> int:
+        """On how many samples it was measured."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class FullAnswers:
+    """What the full cache says of the answers' tokens, padding left out.
+
+    log_probs: ``[answer_token, vocab]`` float32. top: ``[answer_token]``, the likeliest token.
+    """
+
+    log_probs: torch.Tensor
+    top: torch.Tensor
+
+    @staticmethod
+    def of(logits: torch.Tensor) -> FullAnswers:
+        """From logits ``[answer_token, vocab]`` of any float dtype."""
+        log_probs = logits.float().log_softmax(-1)
+        return FullAnswers(log_probs, log_probs.argmax(-1))
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.log_probs, self.top]
+
+
 def token_losses(
-    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, full_log_probs: torch.Tensor
+    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, full: FullAnswers
 ) -> dict[str, np.ndarray]:
     """Mean figures over the valid answer tokens of each row.
 
     Args:
-        logits: ``[batch, token, vocab]``, any float dtype; row t predicts ``targets[:, t]``.
+        logits: ``[answer_token, vocab]``, any float dtype, for the valid tokens only, row by row.
         targets: ``[batch, token]`` int64; valid: ``[batch, token]`` bool.
-        full_log_probs: ``[batch, token, vocab]`` float32, of the full cache.
     """
-    log_probs = logits.float().log_softmax(-1)  # [batch, token, vocab]
-    count = valid.sum(-1).double()  # [batch]
+    log_probs = logits.float().log_softmax(-1)  # [answer_token, vocab]
+    top = log_probs.argmax(-1)  # [answer_token]
+    flat_targets = targets[valid]  # [answer_token]
+    nll = -log_probs.gather(-1, flat_targets[:, None])[:, 0]  # [answer_token]
+    difference = torch.sub(full.log_probs, log_probs, out=log_probs)  # in place: the vocabulary may be large
+    kl = torch.linalg.vecdot(full.log_probs.exp(), difference)  # [answer_token]
 
-    def mean(per_token: torch.Tensor) -> np.ndarray:
-        return (per_token.double().masked_fill(~valid, 0).sum(-1) / count).cpu().numpy()
-
-    top = log_probs.argmax(-1)  # [batch, token]
-    kl = F.kl_div(log_probs, full_log_probs, reduction="none", log_target=True).sum(-1)  # [batch, token]
-    return {
-        "nll": mean(-log_probs.gather(-1, targets[..., None])[..., 0]),
-        "kl": mean(kl),
-        "accuracy": mean((top == targets).float()),
-        "changed": mean((top != full_log_probs.argmax(-1)).float()),
-    }
+    row = valid.nonzero()[:, 0].cpu().numpy()  # [answer_token]
+    count = np.bincount(row)  # [batch]
+    columns = {"nll": nll, "kl": kl, "accuracy": top == flat_targets, "changed": top != full.top}
+    table = torch.stack([column.double() for column in columns.values()]).cpu().numpy()  # one copy from the device
+    return {name: np.bincount(row, column) / count for name, column in zip(columns, table, strict=True)}

@@ -181,7 +181,7 @@ def _picture(
         if trial.state != "complete":
             continue
         point = (100 * trial.metrics["cache_fraction"], trial.metrics[quality_name])
-        if trial.label == "search":
+        if not trial.is_baseline:
             dots.append((point, trial))
         elif trial.metrics["cache_fraction"] < 1:  # the full cache itself is where every line ends
             families.setdefault(_family(trial.label), []).append(point)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SEED = "seed"
+
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One finished trial of a study, as tracking and report see it.
 
-    ``params`` are the sampled parameters and ``metrics`` the measured figures, by name; ``label`` is "search" or the
-    name of a baseline; ``state`` is "complete" or "failed"; ``policy_json`` is the whole policy.
+    ``state`` is "complete", "pruned" (stopped early, with the metrics of the samples it saw) or "failed". ``label`` is
+    "search", the name of a baseline, or begins with `SEED` for a starting point that a profile or another study gave.
+    ``params`` are the sampled parameters and ``metrics`` the measured figures, by name; ``policy_json`` is the
+    whole policy.
     """
 
     number: int
@@ -25,3 +29,8 @@ class TrialRecord:
     started_ms: int = 0
     ended_ms: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for a known method, False for what the search and its seeds propose."""
+        return self.label != "search" and not self.label.startswith(SEED)

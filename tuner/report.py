@@ -14,23 +14,28 @@ from rich.table import Table
 
 from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
-from tuner.engine import HALF_LIVES, Engine
-from tuner.evidence import paired_interval
-from tuner.finalists import cache_bytes
+from tuner.block import HALF_LIVES
+from tuner.engine import Engine
+from tuner.evidence import half_width, paired_interval, samples_for
+from tuner.finalists import Choice, Contest, cache_bytes
 from tuner.half_life_plot import half_life_png
 from tuner.plots import pareto_html, pareto_png
+from tuner.profile import PROFILE_FILE
+from tuner.profile_plot import profile_png
 from tuner.records import TrialRecord
 from tuner.scoring import Scorer
+from tuner.space import Space
 from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
 
 if TYPE_CHECKING:
-    from tuner.prompts import Encoded, Parts
     from tuner.proof import Outcome
     from tuner.settings import Settings
     from tuner.tasks import Task
     from tuner.tracking import Tracker
 
 N_SHOWN_OUTPUTS = 3
+NICE_POINTS = (10, 5, 3, 2, 1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
+"""Precisions that a user may ask for next."""
 
 
 def alpha_example() -> Any:
@@ -41,15 +46,7 @@ def alpha_example() -> Any:
 
 
 def evidence(
-    settings: Settings,
-    task: Task,
-    identity: dict[str, str],
-    outcome: Outcome,
-    splits: Parts[Encoded],
-    unseen: Engine,
-    scorer: Scorer,
-    n_trials: int,
-    report_looks: int,
+    settings: Settings, task: Task, outcome: Outcome, choice: Choice, unseen: Engine, proving: Contest
 ) -> dict[str, Any]:
     """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made."""
     chosen = outcome.exported
@@ -57,13 +54,15 @@ def evidence(
     full = unseen.evaluate(Policy.full(unseen.n_layers))
     bytes_full, bytes_kept = cache_bytes(losses, unseen)
     nll = paired_interval(losses.nll - full.nll, settings.seed)
+    width = half_width(proving.with_unseen(chosen), len(unseen.samples))
+    finer = next((step for step in NICE_POINTS if step <= width / 2), NICE_POINTS[-1])
     found: dict[str, Any] = {
         "verdict": outcome.sentence,
         "goal_points": settings.max_degradation,
         "metric": task.metric,
         "policy_from": chosen.label,
         "quality": {
-            "full_cache": float(scorer(unseen, Policy.full(unseen.n_layers)).mean()),
+            "full_cache": float(proving.scorer(unseen, Policy.full(unseen.n_layers)).mean()),
             "difference_points": chosen.difference.to_list(),
             "nll_increase_nats": nll.to_list(),
             "confidence": 0.95,
@@ -76,7 +75,7 @@ def evidence(
         "dropped_tokens": {
             "kl_nats_per_token": float(losses.kl.mean()),
             "changed_top_choice": float(losses.changed.mean()),
-            "generated": _generated(outcome, unseen, scorer, losses.kl),
+            "generated": _generated(outcome, unseen, proving.scorer, losses.kl),
         },
         "best_baseline": outcome.baseline
         and {
@@ -84,15 +83,17 @@ def evidence(
             "cache_fraction": outcome.baseline.cache_fraction,
             "difference_points": outcome.baseline.difference.to_list(),
         },
-        "samples": {
-            "search": len(splits.search),
-            "select": len(splits.select),
-            "report": len(splits.report),
-            "contexts_shared_between_splits": splits.shared_contexts,
-            "times_report_was_looked_at": report_looks,
+        "choice": {
+            "candidates": len(choice.finalists),
+            "confidence_of_each": choice.confidence,
+            "search_difference_points": outcome.on_search,
+            "select_difference_points": choice.picked[-1].difference.to_list() if choice.picked else None,
         },
-        "trials": n_trials,
-        "study": identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
+        "precision": {
+            "half_width_points": width,
+            "finer_points": finer,
+            "samples_for_finer": samples_for(proving.with_unseen(chosen), finer),
+        },
     }
     return found
 
@@ -116,14 +117,10 @@ def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray)
 
 
 def write(
-    folder: Path,
-    records: Sequence[TrialRecord],
-    outcome: Outcome,
-    found: dict[str, Any],
-    goal: float,
+    folder: Path, records: Sequence[TrialRecord], outcome: Outcome, found: dict[str, Any], space: Space
 ) -> list[Path]:
     """Write report.json and the pictures into ``folder`` and return their paths."""
-    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png")]
+    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")]
     finalists = [
         {"label": c.label, "cache_fraction": c.cache_fraction, "difference_points": c.difference.to_list()}
         for c in outcome.finalists
@@ -132,11 +129,14 @@ def write(
     write_whole(paths[0], json.dumps(whole, indent=2) + "\n")
     chosen = outcome.exported
     for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
-        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", goal)
+        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", found["goal_points"])
     half_life_png(
         paths[3], half_life_curves(outcome.losses), f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget"
     )
-    return paths
+    if space.profile is None:
+        return paths[:-1]
+    profile_png(paths[4], space.profile, chosen.policy)
+    return [*paths, folder / PROFILE_FILE]
 
 
 def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:
@@ -186,6 +186,14 @@ def show(
         table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
     console.print(table)
     console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
+    precision = found["precision"]
+    console.print(
+        f"With {found['samples']['report']} report samples the interval is about ±{precision['half_width_points']:.2f} "
+        f"points; ±{precision['finer_points']:g} takes about {precision['samples_for_finer']} (--precision "
+        f"{precision['finer_points']:g}).", highlight=False,
+    )  # fmt: skip
+    if found["warm_start"]:
+        console.print(found["warm_start"], highlight=False)
     looks = found["samples"]["times_report_was_looked_at"]
     if looks > 1:
         console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 from a2sf_core.config import fingerprint
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
-from studies.samples import Sample
+from studies.samples import Sample, bundled_samples
 from tuner import report
 from tuner.data import content_hash
-from tuner.engine import Engine
-from tuner.evidence import CONFIDENCE
+from tuner.engine import Engine, Progress
+from tuner.evidence import samples_for
 from tuner.export import write_config
-from tuner.finalists import CHOOSING_CONFIDENCE, Contest, best_baseline, choose
+from tuner.finalists import Contest, choose
+from tuner.memory import default_memory, parse_bytes
 from tuner.models import load_model, max_tokens
-from tuner.prompts import Encoded, Parts, encode, split
+from tuner.profile import PROFILE_BLOCKS, PROFILE_FILE, Profile, measure_profile
+from tuner.prompts import MIN_PER_PART, Encoded, Parts, encode, split
 from tuner.proof import prove
+from tuner.records import TrialRecord
 from tuner.scoring import Scorer
 from tuner.settings import Inputs, Settings
-from tuner.space import SPACE, space_hash
-from tuner.study import MEMORY, QUALITY, Study
+from tuner.space import Space
+from tuner.study import MEMORY, QUALITY, Plan, Study
 from tuner.tasks import Task
 from tuner.tracking import Tracker
+from tuner.warm_start import read_warm_start, what_transferred
+
+SYNC_EVERY = 20
+"""Trials between two visits to MLflow, so that a long study can be watched."""
+MOST_REPORT_SAMPLES = 4000
 
 
 def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
@@ -44,50 +54,111 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     model, tokenizer = load_model(str(inputs.model_folder), settings.device, settings.dtype)
     splits, remark = _splits(task, samples, model, tokenizer, settings)
     folder = settings.folder(task)
+    space = Space(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
     identity = {
         "model": _model_identity(model),
         "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
         "data": content_hash(samples)[:12],
-        "search space": space_hash(),
+        "search space": space.digest(),
         "seed": str(settings.seed),
     }
+    warm = read_warm_start(settings.warm_start, identity)
+    # Three parts of the data are held at once.
+    memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // 3
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
-    tracker.share_view(MEMORY, QUALITY, list(SPACE))
+    tracker.share_view(MEMORY, QUALITY, list(space.ranges))
     console.print(f"{task.title}: {settings.model}, {len(splits.search)} search, {len(splits.select)} select, "
                   f"{len(splits.report)} report samples{remark}", highlight=False)  # fmt: skip
 
     with _steps(console) as step:
-        search = Engine(model, splits.search, progress=step("Reading search prompts"))
-        full = search.evaluate(Policy.full(search.n_layers))
-        if not full.finite():
+
+        def read(name: str, part: Sequence[Encoded]) -> Engine:
+            return Engine(model, part, progress=step(f"Reading {name} prompts"), seed=settings.seed, memory=memory)
+
+        search = read("search", splits.search)
+        if not search.evaluate(Policy.full(search.n_layers)).finite():
             raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
-        show = step("Trials")
-        try:
-            study.run(search, full, settings.trials, lambda done: show(done, settings.trials))
-        finally:
-            records = study.records()
-            tracker.sync(records)
+        if space.needs_profile:
+            space = replace(space, profile=_profile(folder, search, warm.profile, step("Profiling layers, heads")))
+        plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=warm.seeds)
+        records = _search(study, search, space, plan, tracker, step("Trials"))
+
         references = {sample.id: sample.answer for sample in samples}
         scorer = Scorer(task.metric, model, tokenizer, references, task.max_new_tokens)
-        select = Engine(model, splits.select, progress=step("Reading select prompts"))
-        goal, seed = settings.max_degradation, settings.seed
-        choosing = Contest(select, scorer, goal, seed, CHOOSING_CONFIDENCE)
-        picked, finalists = choose(choosing, records)
-        by_hand = best_baseline(choosing)
-        unseen = Engine(model, splits.report, progress=step("Reading report prompts"))
-        looks = study.count_report_look([candidate.policy for candidate in (picked, by_hand) if candidate])
-        proving = Contest(unseen, scorer, goal, seed, CONFIDENCE)
-        outcome = prove(proving, search, select, picked, finalists, by_hand, step("Fitting alpha"))
+        select = read("select", splits.select)
+        choosing = Contest(select, scorer, space, settings.max_degradation, settings.seed)
+        choice = choose(choosing, records)
+        report_split: Sequence[Encoded] = splits.report
+        if settings.precision and choice.picked:
+            n = samples_for(choosing.with_unseen(choice.picked[-1]), settings.precision)
+            report_split = _report_samples(n, splits.report, task, model, tokenizer, settings, references)
+        unseen = read("report", report_split)
+        looks = study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.by_hand)])
+        proving = replace(choosing, engine=unseen)
+        outcome = prove(proving, search, select, choice, step("Fitting alpha"))
 
-    evidence = report.evidence(settings, task, identity, outcome, splits, unseen, scorer, len(records), looks)
-    evidence["mlflow_run_id"] = tracker.parent_run_id
+    evidence = report.evidence(settings, task, outcome, choice, unseen, proving)
+    evidence |= {
+        "samples": {
+            "search": len(splits.search),
+            "select": len(splits.select),
+            "report": len(report_split),
+            "contexts_shared_between_splits": splits.shared_contexts,
+            "times_report_was_looked_at": looks,
+        },
+        "trials": {state: sum(r.state == state for r in records) for state in ("complete", "pruned", "failed")},
+        "warm_start": what_transferred(records),
+        "study": identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
+        "mlflow_run_id": tracker.parent_run_id,
+    }
     config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
-    files = report.write(folder, records, outcome, evidence, goal)
+    files = report.write(folder, records, outcome, evidence, space)
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
                    [config, *files], outcome.pipeline, report.alpha_example())  # fmt: skip
     report.show(console, folder, outcome, evidence, tracker, config)
     return folder
+
+
+def _profile(folder: Path, search: Engine, known: Profile | None, progress: Progress) -> Profile:
+    """The profile of this folder, of an earlier study of the same model and data, or a new one."""
+    path = folder / PROFILE_FILE
+    if path.is_file():
+        return Profile.load(path)
+    profile = known or measure_profile(search, PROFILE_BLOCKS, progress)
+    profile.save(path)
+    return profile
+
+
+def _search(
+    study: Study, search: Engine, space: Space, plan: Plan, tracker: Tracker, show: Progress
+) -> list[TrialRecord]:
+    """Run the trials and bring MLflow up to date, also when interrupted."""
+
+    def on_trial(done: int) -> None:
+        show(done, plan.trials)
+        if done % SYNC_EVERY == 0:
+            tracker.sync(study.records())
+
+    try:
+        study.run(search, space, plan, on_trial)
+    finally:
+        records = study.records()
+        tracker.sync(records)
+    return records
+
+
+def _report_samples(
+    n: int, at_hand: Sequence[Encoded], task: Task, model: Any, tokenizer: Any, settings: Settings,
+    references: dict[str, str],
+) -> Sequence[Encoded]:  # fmt: skip
+    """``n`` samples of the report split: fewer than are at hand, or more where the task makes its own."""
+    missing = min(n, MOST_REPORT_SAMPLES) - len(at_hand)
+    if missing <= 0 or settings.data is not None or task.samples is None:
+        return at_hand[: max(n, MIN_PER_PART)]
+    more = bundled_samples(task.samples, missing, first=task.samples.total)
+    references |= {sample.id: sample.answer for sample in more}
+    return [*at_hand, *encode(more, tokenizer, task, max_tokens(model, tokenizer))]
 
 
 def _splits(
@@ -123,7 +194,7 @@ def _model_identity(model: Any) -> str:
 def _steps(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars with the time left; ``step(name)`` gives a callback for (done, total)."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Bars(*columns, console=console) as progress:
 
         def step(name: str) -> Callable[[int, int], None]:
             row = progress.add_task(name, total=None)

@@ -30,12 +30,16 @@ class Scorer:
         self._tokenizer = tokenizer
         self._references = references
         self._max_new_tokens = max_new_tokens
-        self._texts: dict[tuple[str, Policy], list[str]] = {}
+        self._texts: dict[tuple[str, Policy], str] = {}
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
         if not self.metric.needs_generation:
             return engine.evaluate(policy).accuracy
         return self.by_text(engine, policy, self.metric.name)
+
+    def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
+        """The score of the samples ``rows`` alone, in that order; for metrics on generated text."""
+        return self._compute([engine.samples[row] for row in rows], policy, self.metric.name)
 
     def resolution(self, engine: Engine) -> float:
         """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
@@ -45,18 +49,23 @@ class Scorer:
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
         """A generation metric whatever the task's own is, ``[sample]``."""
-        texts = self.texts(engine, policy)
-        compute = METRICS[metric].compute
-        return np.array(
-            [compute(text, self._references[sample.id]) for text, sample in zip(texts, engine.samples, strict=True)]
-        )
+        return self._compute(engine.samples, policy, metric)
 
     def texts(self, engine: Engine, policy: Policy) -> list[str]:
         """What the model writes under ``policy``, greedily, per sample."""
-        key = (",".join(sample.id for sample in engine.samples), policy)
-        if key not in self._texts:
-            self._texts[key] = generate(self._model, self._tokenizer, engine.samples, policy, self._max_new_tokens)
-        return self._texts[key]
+        return self._write(engine.samples, policy)
+
+    def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
+        compute = METRICS[metric].compute
+        texts = self._write(samples, policy)
+        return np.array([compute(text, self._references[s.id]) for text, s in zip(texts, samples, strict=True)])
+
+    def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
+        missing = [sample for sample in samples if (sample.id, policy) not in self._texts]
+        if missing:
+            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens)
+            self._texts |= {(sample.id, policy): text for sample, text in zip(missing, texts, strict=True)}
+        return [self._texts[sample.id, policy] for sample in samples]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
+from tuner.choices import FAMILIES, SAMPLERS, check_choice
 from tuner.data import load_samples
 from tuner.models import REFERENCE, locate_model
 from tuner.tasks import Task, load_task
@@ -29,6 +30,13 @@ class Settings:
     dtype: str = "auto"
     seed: int = 0
     out: Path | None = None
+    family: str = "groups"
+    per_head: bool = True
+    sampler: str = "tpe"
+    memory: str | None = None
+    warm_start: tuple[Path, ...] = ()
+    patience: int | None = None
+    precision: float | None = None
 
     def folder(self, task: Task) -> Path:
         """Where the run lies: ``out``, or a name made of task and model."""
@@ -58,6 +66,19 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
     if settings.seed < 0:
         raise A2SFError(f"--seed is {settings.seed}; expected 0 or more.")
+    if settings.patience is not None and settings.patience < 1:
+        raise A2SFError(f"--patience is {settings.patience}; expected 1 or more trials, 30 is a good start.")
+    if settings.precision is not None and not 0 < settings.precision < math.inf:
+        raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
+    check_choice("--family", settings.family, FAMILIES)
+    check_choice("--sampler", settings.sampler, SAMPLERS)
+    if settings.memory is not None:
+        from tuner.memory import parse_bytes
+
+        parse_bytes(settings.memory)
+    for folder in settings.warm_start:
+        if not folder.is_dir():
+            raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")
     task = load_task(settings.task)
     if settings.data is not None:
         samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)

@@ -1,8 +1,9 @@
-"""The search space: a few numbers that describe a policy for any number of layers.
+"""The search space: a few numbers that describe a policy for any number of layers and KV heads.
 
-Layers are told apart by a cosine basis over depth (slope, bump, wave): three numbers shape the budgets, one the
-half-lives, whether the model has 4 layers or 80. Half-lives are places in the engine's bank, so that a step is about a
-factor of 1.4 whether memory is short or long.
+What differs between layers and heads is a sum of log-weights, by one of several families: over depth (a cosine basis),
+as the sensitivity profile says, by groups of heads with like profiles, or free per layer. The budget is dealt out in
+proportion, so one shape fits every budget. Half-lives are places in the engine's bank, so that a step is about a factor
+of 1.4 whether memory is short or long.
 """
 
 from __future__ import annotations
@@ -12,11 +13,22 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from a2sf_core.policy import LayerPolicy, Policy
-from tuner.engine import HALF_LIVES, SNAPKV_WINDOW
+from tuner.allocation import fill
+from tuner.baselines import baseline_points
+from tuner.block import HALF_LIVES, SNAPKV_WINDOW
+from tuner.profile import Profile
+from tuner.records import SEED
 
 Params = Mapping[str, float | int]
+
+N_GROUPS = 4
+GROUPING_BUDGET = 0.25
+SEED_BUDGETS = (0.08, 0.12, 0.18, 0.27, 0.4)
 
 
 @dataclass(frozen=True)
@@ -32,124 +44,152 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
-SPACE: dict[str, Range] = {
+COMMON: dict[str, Range] = {
     "half_life_place": Range(0, len(HALF_LIVES) - 1),
-    "half_life_slope": Range(-8, 8),
     "budget": Range(0.03, 1.0, log=True),
-    "slope": Range(-2.5, 2.5),
-    "bump": Range(-2.5, 2.5),
-    "wave": Range(-2.5, 2.5),
     "recent": Range(0.0, 1.0),
     "sink": Range(0, 8),
     "window": Range(0, 1),
 }
-"""Name and range of every searched parameter.
+"""half_life_place: place in the bank of the mean layer. budget: share of the full cache, mean over layers and heads.
+recent: share of a budget for the most recent tokens. sink: first tokens that always stay. window: 1 lets the last
+queries vote and stay, as in SnapKV; half-life and recent are moot then."""
 
-half_life_place: place in the bank of the mean layer. half_life_slope: places from the first to the last layer.
-budget: share of the full cache, mean over layers. slope, bump, wave: log-weights of the layers' shares (cosine basis).
-recent: share of a layer's budget for the most recent tokens. sink: first tokens that always stay.
-window: 1 lets the last queries vote and stay, as in SnapKV; half-life and recent are moot then.
-"""
-
-BASELINE_BUDGETS = (0.2, 0.4, 0.6, 0.8)
-
-
-def space_hash() -> str:
-    """Identifies the space, so that a study is never resumed with another one."""
-    text = json.dumps(
-        {name: [r.low, r.high, r.log] for name, r in SPACE.items()} | {"bank": list(map(str, HALF_LIVES))}
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def layer_budgets(budget: float, weights: list[float]) -> list[float]:
-    """Shares per layer in proportion to ``weights``, mean ``budget``, none over 1: what is over goes to the others."""
-    n = len(weights)
-    shares = [0.0] * n
-    free = set(range(n))
-    left = budget * n
-    while free:
-        total = sum(weights[i] for i in free)
-        full = {i for i in free if left * weights[i] / total >= 1}
-        if not full:
-            for i in free:
-                shares[i] = left * weights[i] / total
-            break
-        for i in full:
-            shares[i] = 1.0
-        free -= full
-        left -= len(full)
-    return shares
-
-
-def policy_of(params: Params, n_layers: int) -> Policy:
-    """The policy that ``params`` describe for a model of ``n_layers`` layers."""
-    depth = [(i + 0.5) / n_layers for i in range(n_layers)]
-    weights = [
-        math.exp(
-            sum(params[name] * math.cos(math.pi * (k + 1) * d) for k, name in enumerate(("slope", "bump", "wave")))
-        )
-        for d in depth
-    ]
-    budgets = layer_budgets(float(params["budget"]), weights)
-    layers = []
-    for d, budget in zip(depth, budgets, strict=True):
-        place = round(params["half_life_place"] + params["half_life_slope"] * (d - 0.5))
-        half_life = HALF_LIVES[min(max(place, 0), len(HALF_LIVES) - 1)]
-        # A share of exactly 1 keeps everything whatever the scores say.
-        share = min(1.0, max(round(budget, 4), 0.001))
-        recent, sink = round(float(params["recent"]), 4), int(params["sink"])
-        layers.append(
-            LayerPolicy(math.inf, share, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
-            if params["window"]
-            else LayerPolicy(half_life, share, recent, sink)
-        )
-    return Policy(tuple(layers))
+WEIGHT = Range(-2.5, 2.5)
+SLOPE = {"half_life_slope": Range(-8, 8), "slope": WEIGHT}
+PROFILE = {"half_life_profile": Range(0.0, 1.5), "layer_profile": Range(0.0, 1.5)}
+"""How much of the profile's deviations counts: 0 is none of it, 1 is the profile itself."""
+HEADS = {"head_profile": Range(0.0, 1.5)}
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """A known method: a uniform point of the space at any budget."""
+class Space:
+    """Parameters and what they mean, for one model.
 
-    name: str
-    half_life: float
-    recent: float = 0.0
-    sink: int = 0
-    window: int = 0
+    Args:
+        family: "uniform" (all layers alike), "slope" (budgets and half-lives tilt over the depth), "bump" (budgets also
+            bend), "profile" (shaped by the sensitivity profile), "groups" (the profile, and a weight per group of
+            heads with like profiles), "free" (the profile, and a weight per layer).
+        per_head: let KV heads of a layer have budgets of their own.
+        n_layers: decoder layers of the model.
+        profile: of the model on this task; not needed by the first three families when layers are cut whole.
+    """
 
-    def params(self, budget: float) -> dict[str, float | int]:
-        """The method's point of the space at ``budget`` (share of the full cache)."""
-        return {
-            "half_life_place": HALF_LIVES.index(self.half_life),
-            "half_life_slope": 0,
-            "budget": budget,
-            "slope": 0.0,
-            "bump": 0.0,
-            "wave": 0.0,
-            "recent": self.recent,
-            "sink": self.sink,
-            "window": self.window,
-        }
+    family: str
+    per_head: bool
+    n_layers: int
+    profile: Profile | None = None
 
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """Name and range of every searched parameter."""
+        extra: dict[str, Range] = {}
+        if self.family in ("slope", "bump"):
+            extra |= SLOPE
+        if self.family == "bump":
+            extra |= {"bump": WEIGHT, "wave": WEIGHT}
+        if self.family in ("profile", "groups", "free"):
+            extra |= PROFILE
+        if self.family == "groups":
+            extra |= {f"group_{group}": WEIGHT for group in range(N_GROUPS)}
+        if self.family == "free":
+            extra |= {f"layer_{layer}": WEIGHT for layer in range(self.n_layers)}
+        if self.per_head:
+            extra |= HEADS
+        return COMMON | extra
 
-FULL = Baseline("full", math.inf)
-BASELINES = (
-    Baseline("h2o", math.inf, recent=0.5),
-    Baseline("tova", 0.0),
-    Baseline("snapkv", math.inf, window=1),
-    Baseline("streaming-llm", math.inf, recent=1.0, sink=4),
-    Baseline("a2sf-published", 0.5),
-)
-"""Full cache aside, what a tuned policy has to beat. a2sf-published: alpha 0.25, inside the paper's stated optimum of
-0.1 to 0.3, no recent window. StreamingLLM keeps by position alone, so its half-life is moot."""
+    @property
+    def needs_profile(self) -> bool:
+        """True if the profile shapes policies of this space."""
+        return self.per_head or self.family in ("profile", "groups", "free")
 
+    def digest(self) -> str:
+        """Identifies the space, so that a study is never resumed with another one."""
+        ranges = {name: [r.low, r.high, r.log] for name, r in self.ranges.items()}
+        text = json.dumps([ranges, self.n_layers, list(map(str, HALF_LIVES))])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-SINGLE_ALPHAS = tuple(Baseline(f"a2sf half-life {h:g}", h) for h in (2.0, 8.0, 32.0, 128.0, math.inf))
-"""Uniform A2SF with one alpha for all layers, as an engineer would set it by hand; compared when finalists are."""
+    def policy(self, params: Params) -> Policy:
+        """The policy that ``params`` describe; one that is missing counts as 0."""
+        shares = self._shares(params)  # [layer, kv_head]
+        recent, sink = round(float(params["recent"]), 4), int(params["sink"])
+        layers = []
+        for layer, row in enumerate(shares):
+            # A share of exactly 1 keeps everything whatever the scores say.
+            heads = tuple(min(1.0, max(round(float(share), 4), 0.001)) for share in row)
+            budget = heads if len(set(heads)) > 1 else heads[0]
+            layers.append(
+                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
+                if params["window"]
+                else LayerPolicy(self._half_life(layer, params), budget, recent, sink)
+            )
+        return Policy(tuple(layers))
 
+    def complete(self, params: Params) -> dict[str, float | int]:
+        """A point of this space from that of another one: missing parameters are 0, strange ones go, all in range."""
+        point: dict[str, float | int] = {}
+        for name, r in self.ranges.items():
+            value = min(max(params.get(name, 0), r.low), r.high)
+            point[name] = round(value) if r.whole else float(value)
+        return point
 
-def enqueued() -> dict[str, dict[str, float | int]]:
-    """Label and parameters of the trials that every study starts with."""
-    points = {FULL.name: FULL.params(1.0)}
-    points |= {f"{b.name} {share:g}": b.params(share) for b in BASELINES for share in BASELINE_BUDGETS}
-    return points
+    def enqueued(self) -> dict[str, dict[str, float | int]]:
+        """Label and parameters of the trials that every study starts with: baselines, then what the profile says."""
+        points = dict(baseline_points())
+        if self.needs_profile:
+            for window, name in enumerate(("decay", "window")):
+                points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in SEED_BUDGETS}
+        return {label: self.complete(params) for label, params in points.items()}
+
+    def seed(self, budget: float) -> dict[str, float | int]:
+        """The profile's own policy at ``budget``: marginal-utility budgets, each layer's best half-life."""
+        assert self.profile is not None, "only a space that needs a profile has such a seed"
+        places = [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
+        shaped = {"half_life_profile": 1.0, "layer_profile": 1.0, "head_profile": 1.0}
+        return {"half_life_place": round(float(np.mean(places))), "budget": budget, "recent": 0.25, "sink": 2,
+                "window": 0, **shaped}  # fmt: skip
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """``[layer, kv_head]``: group of every head, 0 for those that need least; like profiles share a group."""
+        from sklearn.cluster import KMeans
+
+        assert self.profile is not None, "only a space that needs a profile has groups"
+        need = np.log(self.profile.budgets(GROUPING_BUDGET))  # [layer, kv_head]
+        distinct = len(np.unique(need.round(6)))
+        found = KMeans(min(N_GROUPS, distinct), n_init=10, random_state=0).fit(need.reshape(-1, 1))
+        by_need = np.argsort(np.argsort(found.cluster_centers_[:, 0]))
+        grouped: np.ndarray = by_need[found.labels_].reshape(need.shape)
+        return grouped
+
+    def _shares(self, params: Params) -> np.ndarray:
+        """Budget shares ``[layer, kv_head]``, one column where layers are cut whole."""
+        budget = float(params["budget"])
+        depth = np.array([self._depth(layer) for layer in range(self.n_layers)])
+        by_layer = sum(
+            params.get(name, 0) * np.cos(math.pi * (k + 1) * depth) for k, name in enumerate(("slope", "bump", "wave"))
+        )
+        by_layer = by_layer + np.array([params.get(f"layer_{layer}", 0) for layer in range(self.n_layers)])
+        weights = np.asarray(by_layer, dtype=float)[:, None]  # [layer, 1]
+        if self.needs_profile:
+            assert self.profile is not None
+            wanted = self.profile.budgets(budget)  # [layer, kv_head]
+            of_layer = wanted.mean(-1, keepdims=True)  # [layer, 1]
+            weights = weights + params.get("layer_profile", 0) * np.log(of_layer)
+            if self.per_head:
+                weights = weights + params.get("head_profile", 0) * np.log(wanted / of_layer)
+            if self.family == "groups":
+                by_group = np.array([params.get(f"group_{group}", 0) for group in range(N_GROUPS)])
+                grouped = by_group[self.groups]  # [layer, kv_head]
+                weights = weights + (grouped if self.per_head else grouped.mean(-1, keepdims=True))
+        return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
+
+    def _half_life(self, layer: int, params: Params) -> float:
+        place = params["half_life_place"] + params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
+        if self.profile is not None and params.get("half_life_profile", 0):
+            places = [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
+            place += params["half_life_profile"] * (places[layer] - float(np.mean(places)))
+        return HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)]
+
+    def _depth(self, layer: int) -> float:
+        return (layer + 0.5) / self.n_layers

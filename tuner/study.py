@@ -5,26 +5,51 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.engine import Engine
-from tuner.losses import Losses
+from tuner.hypervolume import WORST_LOSS, Point, stood_still
+from tuner.losses import Losses, Seen
+from tuner.racing import Race
 from tuner.records import TrialRecord
-from tuner.space import SPACE, enqueued, policy_of
+from tuner.samplers import make_sampler
+from tuner.space import Params, Space
 
 JOURNAL = "study.journal"
 QUALITY = "nll_increase"
 MEMORY = "cache_fraction"
+TOGETHER = 8
+"""Trials asked for at once where prompts must be read anew: they share one reading."""
+LEAST_GAIN = 0.002
+"""A hypervolume that grew by less than this share of everything has stood still."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a study is run.
+
+    trials: how many, those before a resume included. sampler: see `tuner.samplers`. racing: stop trials that cannot
+    win. patience: stop when so many trials have not grown the hypervolume; None runs them all. seeds: label and
+    parameters of further first trials, from a warm start.
+    """
+
+    trials: int
+    sampler: str = "tpe"
+    racing: bool = True
+    patience: int | None = None
+    seeds: Mapping[str, Params] | None = None
 
 
 class Study:
@@ -40,7 +65,7 @@ class Study:
     """
 
     def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int) -> None:
-        self.run_dir = run_dir
+        self.run_dir, self.seed = run_dir, seed
         path = run_dir / JOURNAL
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -57,10 +82,6 @@ class Study:
             raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from None
         self._check_identity(identity)
         self._close_interrupted()
-        done = len(self._study.trials)
-        self._study.sampler = optuna.samplers.TPESampler(
-            multivariate=True, constant_liar=True, seed=seed + done, n_startup_trials=30
-        )
 
     def _check_identity(self, identity: Mapping[str, str]) -> None:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
@@ -79,39 +100,80 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def run(self, engine: Engine, full: Losses, trials: int, on_trial: Callable[[int], None]) -> None:
-        """Run until ``trials`` trials are finished; ``on_trial`` gets their number after each.
+    def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
+        """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
 
-        Every study begins with the baselines (`tuner.space.enqueued`); search starts once they are done.
+        Every study begins with the baselines, what the profile says (`Space.enqueued`) and the seeds of the plan.
         """
-        waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
-        done = {record.label for record in self.records()}
-        for label, params in enqueued().items():
-            if label not in done | waiting:
-                self._study.enqueue_trial(dict(params), user_attrs={"label": label})
-        for finished in range(len(self.records()), trials):
-            self._run_one(engine, full)
-            on_trial(finished + 1)
+        first = {**space.enqueued(), **{label: space.complete(p) for label, p in (plan.seeds or {}).items()}}
+        self._enqueue(first)
+        done = self._finished()
+        self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(first))
+        full = engine.evaluate(Policy.full(engine.n_layers))
+        # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
+        race = Race([0.0], [full.nll + WORST_LOSS])
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            race.finish(trial.values[1], np.array(trial.user_attrs["result"]["sample_nll"]))
+        while done < plan.trials and not self._is_over(plan, len(first)):
+            together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
+            self._run_some(engine, space, full, race, together, racing=plan.racing)
+            done += together
+            on_trial(done)
 
-    def _run_one(self, engine: Engine, full: Losses) -> None:
-        trial = self._study.ask()
+    def _enqueue(self, points: Mapping[str, Params]) -> None:
+        waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
+        known = {record.label for record in self.records()} | waiting
+        for label, params in points.items():
+            if label not in known:
+                self._study.enqueue_trial(dict(params), user_attrs={"label": label})
+
+    def _finished(self) -> int:
+        return sum(_is_finished(trial) for trial in self._study.get_trials(deepcopy=False))
+
+    def _is_over(self, plan: Plan, n_first: int) -> bool:
+        points = self.points()
+        return plan.patience is not None and stood_still(points[n_first:], plan.patience, LEAST_GAIN)
+
+    def points(self) -> list[Point]:
+        """(cache fraction, increase of the NLL) of the complete trials, in their order."""
+        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [(trial.values[1], trial.values[0]) for trial in done]
+
+    def _run_some(self, engine: Engine, space: Space, full: Losses, race: Race, count: int, racing: bool) -> None:
         started = time.time()
-        params = {
-            name: trial.suggest_int(name, int(r.low), int(r.high))
-            if r.whole
-            else trial.suggest_float(name, r.low, r.high, log=r.log)
-            for name, r in SPACE.items()
-        }
-        policy = policy_of(params, engine.n_layers)
-        losses = engine.evaluate(policy)
-        trial.set_user_attr("policy", json.dumps(policy.to_dict()))
-        if not losses.finite():
-            trial.set_user_attr("error", "the model gave NaN or infinity")
+        trials = [self._study.ask() for _ in range(count)]
+        policies = [space.policy(_suggest(trial, space)) for trial in trials]
+        tokens = [len(sample.prompt_ids) for sample in engine.samples]
+        memory = [float(np.mean([policy.cache_fraction(n) for n in tokens])) for policy in policies]
+
+        labelled = ["label" in trial.user_attrs for trial in trials]
+
+        def is_lost(place: int, seen: Seen) -> bool:
+            # What the user will be shown as comparison is measured in full.
+            return not labelled[place] and race.is_lost(memory[place], seen)
+
+        found = engine.race(policies, is_lost if racing else None)
+        seconds = (time.time() - started) / count
+        for trial, policy, seen in zip(trials, policies, found, strict=True):
+            self._tell(trial, policy, seen, full, seconds)
+            if seen.n == len(engine.samples) and seen.losses.finite():
+                race.finish(float(seen.losses.cache_fraction.mean()), seen.losses.nll)
+
+    def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, seconds: float) -> None:
+        result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
+        if not seen.losses.finite():
+            trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        metrics = summary(losses, full) | {"seconds": time.time() - started}
-        trial.set_user_attr("metrics", metrics)
-        self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]])
+        metrics = summary(seen.losses, full.at(seen.rows)) | {"seconds": seconds, "samples_seen": seen.n}
+        # One attribute, because each is a write to the disk.
+        nll = [round(value, 6) for value in seen.losses.nll.tolist()]
+        trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
+        trial.set_user_attr("result", result | {"metrics": metrics, "sample_nll": nll})
+        if seen.n < len(full.nll):
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]])
 
     def count_report_look(self, policies: list[Policy]) -> int:
         """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
@@ -124,12 +186,23 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
+        trials = [trial for trial in self._study.get_trials(deepcopy=False) if _is_finished(trial)]
         best = {trial.number for trial in self._study.best_trials}
-        return [
-            _record(trial, trial.number in best)
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs
-        ]
+        return [_record(trial, trial.number in best) for trial in trials]
+
+
+def _is_finished(trial: Any) -> bool:
+    """False for a trial that waits, runs, or was interrupted."""
+    return trial.state.is_finished() and "result" in trial.user_attrs
+
+
+def _suggest(trial: Trial, space: Space) -> Params:
+    return {
+        name: trial.suggest_int(name, int(r.low), int(r.high))
+        if r.whole
+        else trial.suggest_float(name, r.low, r.high, log=r.log)
+        for name, r in space.ranges.items()
+    }
 
 
 def _drop_torn_line(journal: Path) -> None:
@@ -157,16 +230,48 @@ def policy_from(record: TrialRecord) -> Policy:
     return Policy.from_dict(json.loads(record.policy_json))
 
 
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
 def _record(trial: Any, pareto: bool) -> TrialRecord:
+    result = trial.user_attrs["result"]
     return TrialRecord(
         number=trial.number,
-        state="complete" if trial.state == TrialState.COMPLETE else "failed",
+        state=_STATES[trial.state],
         label=trial.user_attrs.get("label", "search"),
         params=trial.params,
-        metrics=trial.user_attrs.get("metrics", {}),
-        policy_json=trial.user_attrs.get("policy", ""),
+        metrics=result.get("metrics", {}),
+        policy_json=result["policy"],
         pareto=pareto,
-        error=trial.user_attrs.get("error", ""),
+        error=result.get("error", ""),
         started_ms=int(trial.datetime_start.timestamp() * 1000),
         ended_ms=int(trial.datetime_complete.timestamp() * 1000),
     )
+
+
+def read_front(run_dir: Path) -> list[TrialRecord]:
+    """The best trials of a study, smallest cache first, without changing anything in its folder.
+
+    Raises:
+        A2SFError: if there is no study in ``run_dir``, or none of its trials was finished.
+    """
+    study = _open_for_reading(run_dir)
+    records = [_record(trial, True) for trial in study.best_trials if _is_finished(trial)]
+    if not records:
+        raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
+    return sorted(records, key=lambda record: record.metrics[MEMORY])
+
+
+def read_identity(run_dir: Path) -> dict[str, str]:
+    """What the study in ``run_dir`` was made with: model, task, data and so on. Raises as `read_front` does."""
+    return dict(_open_for_reading(run_dir).user_attrs.get("identity", {}))
+
+
+def _open_for_reading(run_dir: Path) -> optuna.Study:
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        raise A2SFError(f"{run_dir} holds no study ({JOURNAL} is missing); give the folder of an earlier run.")
+    try:
+        return optuna.load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="a2sf")
+    except (OSError, KeyError, ValueError) as error:
+        raise A2SFError(f"{path} is not a readable Optuna journal ({error}).") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.policy import Policy
-from tuner.engine import HALF_LIVES, Engine, Progress
+from tuner.block import HALF_LIVES
+from tuner.engine import Engine, Progress
 from tuner.evidence import Interval, paired_interval
 
 FEATURES = (
@@ -125,10 +126,17 @@ def loss_table(
 def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
     layers = []
     for layer in policy.layers:
-        budget = layer.budget if layer.budget is not None else 1.0
-        scaled = max(0.001, budget * scale) if isinstance(budget, float) else budget
-        layers.append(LayerPolicy(half_life, scaled, layer.recent, layer.sink, layer.window))
+        layers.append(replace(layer, half_life=half_life, budget=_scaled(layer.budget, scale)))
     return Policy(tuple(layers))
+
+
+def _scaled(budget: Budget, scale: float) -> Budget:
+    """A share times ``scale``; tokens stay as they are."""
+    if isinstance(budget, tuple):
+        return tuple(max(0.001, share * scale) if isinstance(share, float) else share for share in budget)
+    if budget is None:
+        return scale
+    return max(0.001, budget * scale) if isinstance(budget, float) else budget
 
 
 def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int) -> tuple[AlphaModel, Pipeline]:

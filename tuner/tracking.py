@@ -8,37 +8,27 @@ One process writes at a time.
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
-import math
-import os
 import shlex
-import sqlite3
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from a2sf_core.errors import A2SFError
 from tuner.records import TrialRecord
+from tuner.tracking_bulk import run_id, write
+from tuner.tracking_child import ChildRun, child_run, finite, group_tags
+from tuner.tracking_database import TELEMETRY_OFF, at_work, open_database
 from tuner.tracking_view import view_state
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from pandas import DataFrame
-
-_TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-_LOCK_WAIT_S = 3.0
-_TAG_LIMIT = 8000  # MLflow cuts longer tag values, and half a JSON document is worse than none
-
-# The user interface loads 100 runs at first, in this order; so what matters most must sort first.
-_GROUPS = {"front": "1 pareto front", "baseline": "2 baseline", "search": "3 search", "failed": "4 failed"}
 
 
 @dataclass
@@ -58,27 +48,38 @@ class Tracker:
         self._folder = run_dir.resolve() / "mlflow"
         self._database = self._folder / "mlflow.db"
         self._artifacts = self._folder / "artifacts"
-        with self._at_work():
-            self._client = _open_database(self._database)
+        with at_work(self._database):
+            self._client = open_database(self._database)
             self._experiment_id = self._open_experiment(experiment)
-            self._parent_id, self._parent_started_ms = self._open_parent(study_name, dict(tags or {}))
+            self._parent = self._open_parent(study_name, dict(tags or {}))
+            self._parent_id: str = self._parent.run_id
             self._children = self._find_children()
 
     # ---- what a study calls --------------------------------------------------------------------------------
 
     def sync(self, trials: Sequence[TrialRecord]) -> None:
-        """Give every trial its child run; mend what a kill left half-written; move tags that have changed."""
-        with self._at_work():
+        """Give every trial its child run; mend what a kill left half-written; move tags that have changed.
+
+        Cheap enough to be called every few trials while a study runs.
+        """
+        with at_work(self._database):
+            new: list[TrialRecord] = []
+            moved: list[tuple[_Child, str, str]] = []
             for trial in trials:
                 child = self._children.get(trial.number)
-                if child is None or not child.ended:
-                    self._children[trial.number] = self._write_child(trial, child)
+                if child is None:
+                    new.append(trial)
                 elif not child.deleted:
-                    self._move_tags(child, _group_tags(trial))
+                    if not child.ended:  # by an MLflow client; what is written in bulk is written whole
+                        self._close_child(child, self._describe(trial))
+                    wanted = group_tags(trial).items()
+                    moved += [(child, name, value) for name, value in wanted if child.tags.get(name) != value]
+            if new or moved:
+                self._write(new, moved)
 
     def share_view(self, cache_metric: str, quality_metric: str, params: Sequence[str]) -> None:
         """Prepare the page that ``link`` opens: Pareto scatter and parallel coordinates of all trials."""
-        with self._at_work():
+        with at_work(self._database):
             view = json.dumps(view_state(self._parent_id, cache_metric, quality_metric, list(params)))
             self._client.set_experiment_tag(self._experiment_id, f"mlflow.sharedViewState.{self._view}", view)
 
@@ -92,7 +93,7 @@ class Tracker:
         regressor_example: DataFrame | None = None,
     ) -> None:
         """Put the result on the parent run. Calling it again after more trials replaces the result."""
-        with self._at_work():
+        with at_work(self._database):
             from mlflow.entities import RunTag
 
             now = int(time.time() * 1000)
@@ -112,7 +113,7 @@ class Tracker:
 
     def link(self, port: int = 5000) -> str:
         """The address of the prepared view, for a browser, while ``serve_command`` runs."""
-        with self._at_work():
+        with at_work(self._database):
             tags = self._client.get_experiment(self._experiment_id).tags
         page = f"#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
         if f"mlflow.sharedViewState.{self._view}" in tags:
@@ -121,7 +122,7 @@ class Tracker:
 
     def serve_command(self, port: int = 5000) -> str:
         """The shell command that serves the link: this machine only, two processes instead of ten."""
-        settings = [f"{name}={value}" for name, value in _TELEMETRY_OFF.items()]
+        settings = [f"{name}={value}" for name, value in TELEMETRY_OFF.items()]
         settings.append("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false")
         command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri", self._uri]
         command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -157,16 +158,15 @@ class Tracker:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _open_parent(self, study_name: str, tags: dict[str, str]) -> tuple[str, int]:
+    def _open_parent(self, study_name: str, tags: dict[str, str]) -> Any:
         # Compared here and not in the filter, because a study's name may hold quotes.
         for run in self._search("tags.`a2sf.role` = 'study'"):
             if run.data.tags.get("a2sf.study") == study_name:
                 if run.info.lifecycle_stage == "deleted":
                     self._client.restore_run(run.info.run_id)
-                return run.info.run_id, run.info.start_time
+                return run.info
         tags |= {"a2sf.role": "study", "a2sf.study": study_name}
-        run = self._client.create_run(self._experiment_id, run_name=study_name, tags=tags)
-        return run.info.run_id, run.info.start_time
+        return self._client.create_run(self._experiment_id, run_name=study_name, tags=tags).info
 
     def _find_children(self) -> dict[int, _Child]:
         children = {}
@@ -191,38 +191,42 @@ class Tracker:
 
     # ---- writing -------------------------------------------------------------------------------------------
 
-    def _write_child(self, trial: TrialRecord, half_written: _Child | None) -> _Child:
-        """Create, fill, close. A run and its tags are created at once, so a killed child is found again."""
-        started = trial.started_ms or self._parent_started_ms
-        ended = max(trial.ended_ms, started)
-        child = half_written or self._create_child(trial, started)
-        if child.deleted:
-            return child
-        # A fixed time stamp: MLflow drops a value it already holds, so filling twice leaves one value.
-        self._client.log_batch(child.run_id, _metrics(trial.metrics, ended), _params(trial.params))
-        if len(trial.policy_json) > _TAG_LIMIT:
-            self._client.log_text(child.run_id, trial.policy_json, "policy.json")
-        status = "FINISHED" if trial.state == "complete" else "FAILED"
-        self._client.set_terminated(child.run_id, status, end_time=ended)
-        child.ended = True
-        self._move_tags(child, _group_tags(trial))
-        return child
+    def _describe(self, trial: TrialRecord) -> ChildRun:
+        return child_run(trial, self._parent_id, self._parent.start_time)
 
-    def _create_child(self, trial: TrialRecord, started_ms: int) -> _Child:
-        tags = {**trial.tags, **_group_tags(trial), "mlflow.parentRunId": self._parent_id}
-        tags |= {"a2sf.trial": str(trial.number), "a2sf.label": trial.label}
-        if len(trial.policy_json) <= _TAG_LIMIT:
-            tags["a2sf.policy"] = trial.policy_json
-        if trial.error:
-            tags["mlflow.note.content"] = trial.error[:_TAG_LIMIT]
-        run = self._client.create_run(self._experiment_id, started_ms, tags, run_name=_run_name(trial))
-        return _Child(run.info.run_id, ended=False, deleted=False, tags=tags)
-
-    def _move_tags(self, child: _Child, wanted: dict[str, str]) -> None:
-        for name, value in wanted.items():
-            if child.tags.get(name) != value:
+    def _write(self, new: list[TrialRecord], moved: list[tuple[_Child, str, str]]) -> None:
+        runs = {run_id(self._parent_id, trial.number): (trial.number, self._describe(trial)) for trial in new}
+        for key, (_, run) in runs.items():
+            if run.policy_file:  # before the run itself, so that a kill leaves no run without its policy
+                artifacts = Path(url2pathname(urlparse(self._parent.artifact_uri.replace(self._parent_id, key)).path))
+                artifacts.mkdir(parents=True, exist_ok=True)
+                (artifacts / "policy.json").write_text(run.policy_file)
+        tags = [(child.run_id, name, value) for child, name, value in moved]
+        whole = write(self._database, self._parent_id, {key: run for key, (_, run) in runs.items()}, tags)
+        for key, (number, run) in runs.items():
+            if whole:
+                self._children[number] = _Child(key, ended=True, deleted=False, tags=dict(run.tags))
+            else:
+                self._children[number] = self._create_child(run)
+                self._close_child(self._children[number], run)
+        for child, name, value in moved:
+            # Looked up, because the client refuses a run that was deleted in the browser since this was opened.
+            if not whole and self._client.get_run(child.run_id).info.lifecycle_stage == "active":
                 self._client.set_tag(child.run_id, name, value)
-                child.tags[name] = value
+            child.tags[name] = value
+
+    def _create_child(self, run: ChildRun) -> _Child:
+        """A run and its tags are created at once, so a killed child is found again."""
+        made = self._client.create_run(self._experiment_id, run.started_ms, dict(run.tags), run_name=run.name)
+        return _Child(made.info.run_id, ended=False, deleted=False, tags=dict(run.tags))
+
+    def _close_child(self, child: _Child, run: ChildRun) -> None:
+        # A fixed time stamp: MLflow drops a value it already holds, so filling twice leaves one value.
+        self._client.log_batch(child.run_id, _metrics(run.metrics, run.ended_ms), _params(run.params))
+        if run.policy_file:
+            self._client.log_text(child.run_id, run.policy_file, "policy.json")
+        self._client.set_terminated(child.run_id, run.status, end_time=run.ended_ms)
+        child.ended = True
 
     def _log_regressor(self, regressor: Any, example: DataFrame | None) -> None:
         """Log a scikit-learn model that loads without a pickle.
@@ -258,110 +262,17 @@ class Tracker:
         for model in older:
             self._client.delete_logged_model(model.model_id)
 
-    # ---- around every call ---------------------------------------------------------------------------------
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Keep MLflow quiet, and turn a folder or database that cannot be written into one clear sentence."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # Asked up front: MLflow itself retries a locked or read-only database for minutes.
-            tempfile.TemporaryFile(dir=self._folder).close()
-            with closing(sqlite3.connect(self._database, timeout=_LOCK_WAIT_S)) as database:
-                database.execute("BEGIN IMMEDIATE")
-        except (OSError, sqlite3.Error) as error:
-            self._explain(error)
-            raise
-        with _quiet():
-            from mlflow.exceptions import MlflowException
-            from sqlalchemy.exc import DBAPIError
-
-            try:
-                yield
-            except (PermissionError, MlflowException, DBAPIError) as error:
-                self._explain(error)
-                raise
-
-    def _explain(self, error: Exception) -> None:
-        """Raise the sentence for a fault that the user can mend."""
-        text = str(error)
-        if "database is locked" in text:
-            raise A2SFError(
-                f"Another program holds the tracking database {self._database}: "
-                "close it (a second run, a database browser) and run the same command again."
-            ) from error
-        if "not a database" in text or "image is malformed" in text:
-            raise A2SFError(
-                f"The tracking database {self._database} is damaged: "
-                "delete it and run the same command again; it is rebuilt from the study."
-            ) from error
-        unwritable = ("readonly database", "unable to open database", "disk is full")
-        if isinstance(error, OSError) or any(words in text for words in unwritable):
-            reason = getattr(error, "strerror", None) or text.split("\n")[0]
-            raise A2SFError(
-                f"Cannot write the tracking folder {self._folder} ({reason}): "
-                "give this user write access and free space there, or choose another run folder."
-            ) from error
-
-
-@functools.cache
-def _open_database(path: Path) -> MlflowClient:
-    from mlflow import MlflowClient
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    @event.listens_for(Engine, "connect")
-    def do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
-        """Six commits a trial cost 100 ms on a busy disk. A kill loses nothing without the wait; a power cut might."""
-        ours = isinstance(connection, sqlite3.Connection)
-        if ours and connection.execute("PRAGMA database_list").fetchone()[2] == str(path):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    return MlflowClient(tracking_uri=f"sqlite:///{path}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Import MLflow without telemetry, and silence it for the length of one call only."""
-    os.environ.update(_TELEMETRY_OFF)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow  # noqa: F401  (its import sets the level of its own logger, so it must come first)
-
-        loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)  # faults reach the user as exceptions, not as log lines
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _run_name(trial: TrialRecord) -> str:
-    return f"trial-{trial.number:03d}" if trial.label == "search" else f"baseline {trial.label}"
-
-
-def _group_tags(trial: TrialRecord) -> dict[str, str]:
-    """The tags that may change while a study goes on."""
-    searched = "search" if trial.label == "search" else "baseline"
-    group = "failed" if trial.state != "complete" else "front" if trial.pareto else searched
-    return {"a2sf.pareto": str(trial.pareto).lower(), "a2sf.group": _GROUPS[group]}
-
 
 def _metrics(values: Mapping[str, float], time_ms: int) -> list[Any]:
-    """Finite values only: MLflow stores infinity as 1.8e308, and one such point flattens every chart."""
     from mlflow.entities import Metric
 
-    finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-    return [Metric(name, value, time_ms, 0) for name, value in finite.items()]
+    return [Metric(name, value, time_ms, 0) for name, value in finite(values).items()]
 
 
-def _params(values: Mapping[str, Any]) -> list[Any]:
+def _params(values: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import Param
 
-    return [Param(name, str(value)) for name, value in values.items()]
+    return [Param(name, value) for name, value in values.items()]
 
 
 def _sklearn_types(regressor: Any) -> list[str]:

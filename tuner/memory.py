@@ -1,0 +1,84 @@
+"""How much memory the prompts may take, and one sentence where it was not enough."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from a2sf_core.errors import A2SFError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that prompts may take on the model's device and in host memory (0 where the two are one)."""
+
+    device: float
+    host: float
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from "8GiB", "500 MB" or a plain number.
+
+    Raises:
+        A2SFError: naming --memory.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2] not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2]])) < 1:
+        raise A2SFError(f"--memory is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
+    return size
+
+
+def default_memory(device: torch.device | str) -> int:
+    """Half of what is free now: of the host, and of the device where that is a GPU."""
+    return (_free_on_host() + _free_on_gpu(torch.device(device))) // 2
+
+
+def room(memory: int | None, device: torch.device | str) -> Room:
+    """How a limit of ``memory`` bytes (None: no limit) is shared: the device first, up to half of its free memory."""
+    if memory is None:
+        return Room(float("inf"), 0)
+    if torch.device(device).type != "cuda":
+        return Room(memory, 0)
+    on_device = min(memory, _free_on_gpu(torch.device(device)) // 2)
+    return Room(on_device, memory - on_device)
+
+
+def _free_on_host() -> int:
+    """What Linux can hand out, its page cache included; elsewhere half of what is built in."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+@contextmanager
+def enough_memory(doing: str) -> Iterator[None]:
+    """Turn out-of-memory errors of any device inside the block into one sentence.
+
+    Raises:
+        A2SFError: if memory runs out.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU allocator has no exception type of its own.
+        plain = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if plain and "can't allocate memory" not in str(error):
+            raise
+        raise A2SFError(
+            f"memory ran out while {doing}; lower --memory, so that fewer prompts are held, or the batch size."
+        ) from None

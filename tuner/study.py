@@ -154,18 +154,18 @@ class Study:
 
         found = engine.race(policies, is_lost if racing else None)
         seconds = (time.time() - started) / count
-        for trial, policy, seen in zip(trials, policies, found, strict=True):
-            self._tell(trial, policy, seen, full, seconds)
+        for trial, policy, cache, seen in zip(trials, policies, memory, found, strict=True):
+            self._tell(trial, policy, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
             if seen.n == len(engine.samples) and seen.losses.finite():
                 race.finish(float(seen.losses.cache_fraction.mean()), seen.losses.nll)
 
-    def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, seconds: float) -> None:
+    def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
         result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
         if not seen.losses.finite():
             trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        metrics = summary(seen.losses, full.at(seen.rows)) | {"seconds": seconds, "samples_seen": seen.n}
+        metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
         # One attribute, because each is a write to the disk.
         nll = [round(value, 6) for value in seen.losses.nll.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)

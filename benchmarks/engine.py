@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from a2sf_core.policy import Policy
-from studies.samples import SampleSpec, bundled_samples
+from studies.samples import bundled_samples
 from tuner.block import pad
 from tuner.engine import Engine
 from tuner.models import REFERENCE, load_model
@@ -42,12 +42,11 @@ ROOM = 200
 """Tokens beside the context: the question and the longest answer."""
 
 
-def encoded(tokenizer: Any, n: int, count: int) -> list[Encoded]:
-    """Support calls of about ``n`` tokens, to be summarised."""
-    task = load_task("summarisation")
-    spec = SampleSpec(
-        scene="summarisation", seed="benchmark-1", tokens=(n, n), kinds=("summary",), search=2, select=2, report=2
-    )
+def encoded(tokenizer: Any, name: str, n: int, count: int) -> list[Encoded]:
+    """Samples of a bundled task with contexts of about ``n`` tokens."""
+    task = load_task(name)
+    assert task.samples is not None
+    spec = task.samples.model_copy(update={"tokens": (n, n), "seed": "benchmark-1"})
     return list(encode(bundled_samples(spec, count), tokenizer, task, n + ROOM))
 
 
@@ -113,7 +112,7 @@ def seconds(clock: Callable[[], float], run: Callable[[], Any]) -> tuple[float, 
 
 def measure(model: Any, tokenizer: Any, n: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each kind and the ratios, for prompts of about ``n`` tokens."""
-    samples = encoded(tokenizer, n, options.samples)
+    samples = encoded(tokenizer, options.task, n, options.samples)
     policies = random_policies(model.config.num_hidden_layers, options.trials, seed=n)
     shares = [policies[start :: options.repeats] for start in range(options.repeats)]
     kinds = ("read", "trial", "re-read", "generate", "floor")
@@ -142,6 +141,7 @@ def main() -> None:
     """Parse the command line and print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, nargs="*", default=LENGTHS)
+    parser.add_argument("--task", default="summarisation", help="a bundled task; answers of summaries are long")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
@@ -152,7 +152,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model, tokenizer = load_model(REFERENCE, "cpu")
     clock = "CPU" if options.cpu else "wall"
-    title = f"{options.samples} samples, {options.trials} trials, {options.threads} threads, {clock} seconds"
+    what = f"{options.task}, {options.samples} samples, {options.trials} trials"
+    title = f"{what}, {options.threads} threads, {clock} seconds"
     table = Table("tokens", "read", "trial", "floor", "study", "re-read", "generate", "trial/floor",
                   "N re-read / study", "N generate / study", title=title)  # fmt: skip
     rows = []
@@ -164,7 +165,8 @@ def main() -> None:
                      "generate/study")  # fmt: skip
             table.add_row(str(n), *(f"{row[key]:.3g}" if key in row else "" for key in shown))
     Console(width=120).print(table)
-    print(json.dumps({"samples": options.samples, "trials": options.trials, "repeats": options.repeats,
+    print(json.dumps({"task": options.task, "samples": options.samples, "trials": options.trials,
+                      "repeats": options.repeats,
                       "threads": options.threads, "cpu": options.cpu, "rows": rows}))  # fmt: skip
 
 

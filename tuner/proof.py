@@ -33,7 +33,7 @@ class Outcome:
     pipeline: Any
 
 
-def _lowest_that_holds(contest: Contest, ladder: list[Candidate]) -> Candidate | None:
+def lowest_that_holds(contest: Contest, ladder: list[Candidate]) -> Candidate | None:
     """The last rung before the first one that fails, as measured here; the safest if even that one fails.
 
     Testing in an order that was fixed beforehand, and going on only while it holds, needs no correction for having
@@ -63,7 +63,7 @@ def prove(
         choice: made on the select split.
     """
     goal = contest.max_degradation
-    tuned, baseline = (_lowest_that_holds(contest, ladder) for ladder in (choice.picked, choice.by_hand))
+    tuned, baseline = (lowest_that_holds(contest, ladder) for ladder in (choice.picked, choice.by_hand))
     nearest = max(choice.finalists, key=lambda c: c.difference.low, default=None)
     closest = contest.measure(nearest.label, nearest.policy) if nearest and not tuned else None
     exported = best_of(tuned, baseline, goal) or contest.measure("full cache", Policy.full(contest.engine.n_layers))

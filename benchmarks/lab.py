@@ -1,0 +1,127 @@
+"""What the search benchmarks share: the bundled tasks at a chosen size, studies in a throw-away folder, their cost."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from rich.console import Console
+
+from a2sf_core.policy import Policy
+from studies.samples import bundled_samples
+from tuner.engine import Engine
+from tuner.finalists import Choice, Contest, choose
+from tuner.hypervolume import Point, hypervolume
+from tuner.models import REFERENCE, load_model
+from tuner.profile import measure_profile
+from tuner.prompts import Encoded, encode
+from tuner.records import TrialRecord
+from tuner.samplers import make_sampler
+from tuner.scoring import Scorer
+from tuner.space import Space
+from tuner.study import MEMORY, QUALITY, Plan, Study
+from tuner.tasks import load_task
+
+TASKS = ("summarisation", "chat", "knowledge")
+console = Console(width=120)
+
+
+@dataclass
+class Lab:
+    """A model and one bundled task; samples are drawn by their number, so none is ever in two parts."""
+
+    task: str
+    model: Any
+    tokenizer: Any
+    tokens: tuple[int, int]
+    seed: str = "benchmark-1"
+
+    @classmethod
+    def of(cls, task: str, tokens: tuple[int, int]) -> Lab:
+        """On the bundled model."""
+        torch.set_grad_enabled(False)
+        return cls(task, *load_model(REFERENCE, "cpu"), tokens)
+
+    def samples(self, first: int, count: int) -> list[Encoded]:
+        """Samples ``first`` to ``first + count - 1``."""
+        task = load_task(self.task)
+        assert task.samples is not None
+        spec = task.samples.model_copy(update={"tokens": self.tokens, "seed": self.seed})
+        return list(encode(bundled_samples(spec, count, first), self.tokenizer, task, 2048))
+
+    def engine(self, first: int, count: int) -> Engine:
+        """An engine on these samples."""
+        return Engine(self.model, self.samples(first, count))
+
+    def contest(self, engine: Engine, space: Space, goal: float) -> Contest:
+        """Token accuracy on ``engine``'s samples."""
+        scorer = Scorer("token_accuracy", self.model, self.tokenizer, {}, 1)
+        return Contest(engine, scorer, space, goal, seed=0)
+
+
+def profiled(space: Space, engine: Engine, n_blocks: int = 2) -> tuple[Space, int]:
+    """``space`` with the profile it needs, and the evaluations of one sample that it took."""
+    if not space.needs_profile:
+        return space, 0
+    profile = measure_profile(engine, n_blocks)
+    return replace(space, profile=profile), profile.evaluations * profile.n_samples
+
+
+def run_study(engine: Engine, space: Space, plan: Plan, seed: int) -> list[TrialRecord]:
+    """All trials of a study as the product runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(Path(folder), {}, seed)
+        study.run(engine, space, plan, lambda _done: None)
+        return study.records()
+
+
+def tune(lab: Lab, search: Engine, select: Engine, space: Space, goal: float, seed: int, trials: int) -> Choice:
+    """A whole study up to its choice."""
+    records = run_study(search, space, Plan(trials), seed)
+    return choose(lab.contest(select, space, goal), records)
+
+
+def cold_points(engine: Engine, space: Space, sampler: str, seed: int, trials: int) -> list[Point]:
+    """(cache fraction, increase of the NLL) of trials without baselines, seeds or racing, in their order."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(sampler, seed, 0))
+    full = engine.evaluate(Policy.full(engine.n_layers))
+    points = []
+    for _ in range(trials):
+        trial = study.ask()
+        params = {
+            name: trial.suggest_int(name, int(r.low), int(r.high))
+            if r.whole
+            else trial.suggest_float(name, r.low, r.high, log=r.log)
+            for name, r in space.ranges.items()
+        }
+        losses = engine.evaluate(space.policy(params))
+        points.append((float(losses.cache_fraction.mean()), float((losses.nll - full.nll).mean())))
+        study.tell(trial, [points[-1][1], points[-1][0]])
+    return points
+
+
+def points_of(records: list[TrialRecord]) -> list[Point]:
+    """Points of the complete trials."""
+    return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]
+
+
+def growth(points: list[Point]) -> list[float]:
+    """Hypervolume after each point."""
+    return [hypervolume(points[: place + 1]) for place in range(len(points))]
+
+
+def mean_and_error(values: list[float]) -> str:
+    """``mean ± standard error``."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def report(name: str, found: Any) -> None:
+    """One line of JSON, for those who want to draw it."""
+    print(json.dumps({"benchmark": name, "found": found}))

@@ -30,7 +30,7 @@ from tuner.space import Space
 from tuner.study import MEMORY, Plan, policy_from
 from tuner.verdict import best_of
 
-TASK, TOKENS, GOAL = "summarisation", (64, 160), 3.0
+TASK, TOKENS, GOAL = "chat", (64, 160), 3.0
 SEARCH, SELECT, REPORT, TRUTH = 24, 64, 64, 2000
 TRIALS = 50
 GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))

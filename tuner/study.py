@@ -55,6 +55,9 @@ class Plan:
 class Study:
     """One study in one folder, opened or created.
 
+    Optuna proposes trials in memory; each is written to the journal once, whole, when it is finished. Written step by
+    step, as Optuna does by itself, a trial of ten parameters waits a dozen times for the disk.
+
     Args:
         run_dir: its folder; the journal is the only state.
         identity: what must be the same for a resume to make sense (model, task, data, space): name to value.
@@ -71,7 +74,7 @@ class Study:
             run_dir.mkdir(parents=True, exist_ok=True)
             _drop_torn_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
-            self._study = optuna.create_study(
+            self._kept = optuna.create_study(
                 storage=storage, study_name="a2sf", directions=["minimize", "minimize"], load_if_exists=True
             )
         except OSError as error:
@@ -81,12 +84,13 @@ class Study:
         except (KeyError, ValueError) as error:
             raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from None
         self._check_identity(identity)
-        self._close_interrupted()
+        self._study = optuna.create_study(directions=["minimize", "minimize"])
+        self._study.add_trials(self._kept.get_trials(deepcopy=False))
 
     def _check_identity(self, identity: Mapping[str, str]) -> None:
-        stored: dict[str, str] = self._study.user_attrs.get("identity", {})
+        stored: dict[str, str] = self._kept.user_attrs.get("identity", {})
         if not stored:
-            self._study.set_user_attr("identity", dict(identity))
+            self._kept.set_user_attr("identity", dict(identity))
             return
         for name, value in identity.items():
             if stored.get(name) != value:
@@ -95,11 +99,6 @@ class Study:
                     "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
                 )
 
-    def _close_interrupted(self) -> None:
-        """A trial that was running when the process died never ends by itself; it is closed and not counted."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.tell(trial.number, state=TrialState.FAIL)
-
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
         """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
 
@@ -107,7 +106,7 @@ class Study:
         """
         first = {**space.enqueued(), **{label: space.complete(p) for label, p in (plan.seeds or {}).items()}}
         self._enqueue(first)
-        done = self._finished()
+        done = len(self.records())
         self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(first))
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
@@ -126,9 +125,6 @@ class Study:
         for label, params in points.items():
             if label not in known:
                 self._study.enqueue_trial(dict(params), user_attrs={"label": label})
-
-    def _finished(self) -> int:
-        return sum(_is_finished(trial) for trial in self._study.get_trials(deepcopy=False))
 
     def _is_over(self, plan: Plan, n_first: int) -> bool:
         points = self.points()
@@ -163,37 +159,30 @@ class Study:
         result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
         if not seen.losses.finite():
             trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._kept.add_trial(self._study.tell(trial, state=TrialState.FAIL))
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
-        # One attribute, because each is a write to the disk.
         nll = [round(value, 6) for value in seen.losses.nll.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
         trial.set_user_attr("result", result | {"metrics": metrics, "sample_nll": nll})
         if seen.n < len(full.nll):
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._kept.add_trial(self._study.tell(trial, state=TrialState.PRUNED))
         else:
-            self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]])
+            self._kept.add_trial(self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]]))
 
     def count_report_look(self, policies: list[Policy]) -> int:
         """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
-        looks: list[str] = self._study.user_attrs.get("report_looks", [])
+        looks: list[str] = self._kept.user_attrs.get("report_looks", [])
         look = json.dumps([policy.to_dict() for policy in policies])
         if look not in looks:
             looks = [*looks, look]
-            self._study.set_user_attr("report_looks", looks)
+            self._kept.set_user_attr("report_looks", looks)
         return len(looks)
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
-        trials = [trial for trial in self._study.get_trials(deepcopy=False) if _is_finished(trial)]
-        best = {trial.number for trial in self._study.best_trials}
-        return [_record(trial, trial.number in best) for trial in trials]
-
-
-def _is_finished(trial: Any) -> bool:
-    """False for a trial that waits, runs, or was interrupted."""
-    return trial.state.is_finished() and "result" in trial.user_attrs
+        best = {trial.number for trial in self._kept.best_trials}
+        return [_record(trial, trial.number in best) for trial in self._kept.get_trials(deepcopy=False)]
 
 
 def _suggest(trial: Trial, space: Space) -> Params:
@@ -256,7 +245,7 @@ def read_front(run_dir: Path) -> list[TrialRecord]:
         A2SFError: if there is no study in ``run_dir``, or none of its trials was finished.
     """
     study = _open_for_reading(run_dir)
-    records = [_record(trial, True) for trial in study.best_trials if _is_finished(trial)]
+    records = [_record(trial, True) for trial in study.best_trials]
     if not records:
         raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
     return sorted(records, key=lambda record: record.metrics[MEMORY])

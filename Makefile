@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TASK ?= summarisation
 TRIALS ?= 100
 
-.PHONY: tune test lint bench clean
+.PHONY: tune test lint bench bench-search clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,13 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/scoring.py
+
+# Everything docs/search.md claims, one after the other: some hours on two cores.
+bench-search: $(VENV)/.installed
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/overhead.py
+	for part in samplers families grid deep truth; do $(BIN)/python -m benchmarks.$$part || exit 1; done
+	$(BIN)/python benchmarks/kills.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -17,7 +17,10 @@ from tuner.scoring import Scorer
 from tuner.space import Params, Space
 from tuner.study import MEMORY, policy_from
 
-N_FINALISTS, N_SHAPES, N_RUNNERS_UP = 16, 8, 3
+N_FINALISTS, N_SHAPES, N_RUNNERS_UP = 16, 4, 3
+FLATTER = {1.0: "", 0.5: ", half as steep,", 0.0: ", uniform,"}
+"""Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
+as well, and the select samples decide."""
 BUDGET_STEPS = tuple(round(0.02 * step, 2) for step in range(1, 50))
 FIRST_CONFIDENCE = 0.99
 """Of the first round of a choice, before it is known how many candidates there are and how alike they are."""
@@ -163,7 +166,11 @@ def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
     front.sort(key=lambda record: record.metrics[MEMORY])
     first = replace(contest, confidence=FIRST_CONFIDENCE)
     single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in _spread(front, N_FINALISTS)]
-    shapes = {f"trial {r.number} at": (r.params, float(r.params["budget"])) for r in _spread(front, N_SHAPES)}
+    shapes = {
+        f"trial {r.number}{remark} at": (contest.space.flattened(r.params, share), float(r.params["budget"]))
+        for r in _spread(front, N_SHAPES)
+        for share, remark in FLATTER.items()
+    }
     picked, finalists, confidence = _best(first, shapes, single)
     baselines = {baseline.name: (baseline.params(1.0), None) for baseline in (*BASELINES, *SINGLE_ALPHAS)}
     baseline, _, _ = _best(first, baselines, [])

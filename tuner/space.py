@@ -133,6 +133,10 @@ class Space:
             point[name] = round(value) if r.whole else float(value)
         return point
 
+    def flattened(self, params: Params, share: float) -> dict[str, float | int]:
+        """``params`` with only ``share`` of what tells layers and heads apart: 1 changes nothing, 0 is uniform."""
+        return {name: value if name in COMMON else value * share for name, value in params.items()}
+
     def enqueued(self) -> dict[str, dict[str, float | int]]:
         """Label and parameters of the trials that every study starts with: baselines, then what the profile says."""
         points = dict(baseline_points())

@@ -31,6 +31,7 @@ FAMILIES = (
 )
 
 
+@torch.no_grad()
 def deepen(model: Any) -> Any:
     """``model`` with random layers between its own, each nearly passing its input on."""
     torch.manual_seed(0)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from rich.console import Console
 
 from a2sf_core.policy import Policy
@@ -45,7 +44,6 @@ class Lab:
     @classmethod
     def of(cls, task: str, tokens: tuple[int, int]) -> Lab:
         """On the bundled model."""
-        torch.set_grad_enabled(False)
         return cls(task, *load_model(REFERENCE, "cpu"), tokens)
 
     def samples(self, first: int, count: int) -> list[Encoded]:

@@ -41,7 +41,7 @@ class A2SFCache(Cache):
 
     @classmethod
     def from_kept(cls, kept: Sequence[tuple[Tensor, Tensor, Tensor]], seq_length: int) -> A2SFCache:
-        """A cache that already holds chosen tokens and drops no more: what a tuner's trial runs on.
+        """A cache that already holds chosen tokens and drops no more.
 
         Args:
             kept: per layer keys and values `[batch, kv_head, slot, dim]` and int64 positions

@@ -67,11 +67,12 @@ def kept_indices(keep: Tensor) -> Tensor:
     Returns:
         int64 `[..., kept]`, kept = the largest count over all rows.
     """
-    counts = keep.sum(-1)  # [...]
-    width = int(counts.max()) if counts.numel() else 0
-    slots = (~keep).to(torch.uint8).argsort(dim=-1, stable=True)[..., :width]  # [..., kept]
-    filled = torch.arange(width, device=keep.device) < counts.unsqueeze(-1)
-    return slots.masked_fill(~filled, -1)
+    place = keep.cumsum(-1)  # [..., key], from 1
+    width = int(place.max()) if place.numel() else 0
+    # What is not kept goes to column 0, which is then cut off: no sort.
+    slots = keep.new_full((*keep.shape[:-1], width + 1), -1, dtype=torch.long)
+    key = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)  # [..., key]
+    return slots.scatter_(-1, place.masked_fill_(~keep, 0), key)[..., 1:]
 
 
 def kept_from_order(order: Tensor, n_valid: Tensor, budget: Tensor, sink: Tensor | int, recent: Tensor | int) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.lab import Lab, console, growth, mean_and_error, points_of, profiled, report, run_study
+from benchmarks.lab import Lab, console, growth, mean_and_error, profiled, report, run_study
 from tuner.space import Space
-from tuner.study import Plan
+from tuner.study import Plan, points_of
 
 N_LAYERS, SCALE = 32, 0.02
 FAMILIES = (

@@ -24,7 +24,7 @@ from tuner.records import TrialRecord
 from tuner.samplers import make_sampler
 from tuner.scoring import Scorer
 from tuner.space import Space
-from tuner.study import MEMORY, QUALITY, Plan, Study
+from tuner.study import Plan, Study, suggest
 from tuner.tasks import load_task
 
 TASKS = ("summarisation", "chat", "knowledge")
@@ -93,21 +93,10 @@ def cold_points(engine: Engine, space: Space, sampler: str, seed: int, trials: i
     points = []
     for _ in range(trials):
         trial = study.ask()
-        params = {
-            name: trial.suggest_int(name, int(r.low), int(r.high))
-            if r.whole
-            else trial.suggest_float(name, r.low, r.high, log=r.log)
-            for name, r in space.ranges.items()
-        }
-        losses = engine.evaluate(space.policy(params))
+        losses = engine.evaluate(space.policy(suggest(trial, space)))
         points.append((float(losses.cache_fraction.mean()), float((losses.nll - full.nll).mean())))
         study.tell(trial, [points[-1][1], points[-1][0]])
     return points
-
-
-def points_of(records: list[TrialRecord]) -> list[Point]:
-    """Points of the complete trials."""
-    return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]
 
 
 def growth(points: list[Point]) -> list[float]:

@@ -21,7 +21,6 @@ from benchmarks.lab import (
     console,
     growth,
     mean_and_error,
-    points_of,
     profiled,
     report,
     run_study,
@@ -29,7 +28,7 @@ from benchmarks.lab import (
 from tuner.choices import SAMPLERS
 from tuner.hypervolume import hypervolume
 from tuner.space import Space
-from tuner.study import MEMORY, QUALITY, Plan
+from tuner.study import Plan, points_of
 
 LOOKS = (20, 40, 60, 100)
 
@@ -54,32 +53,30 @@ def compare(task: str, n_seeds: int, trials: int, n_samples: int) -> None:
     curves: dict[str, list[list[float]]] = {
         name: [growth(cold_points(engine, space, name, seed, trials)) for seed in range(n_seeds)] for name in SAMPLERS
     }
+    looks = [look for look in LOOKS if look <= trials]
     whole = trials * n_samples
     searches = [run_study(engine, space, Plan(trials), seed) for seed in range(n_seeds)]
     cost = [(profile_cost + sum(r.metrics["samples_seen"] for r in records)) / whole for records in searches]
     # By number of trial, stopped ones included: they took a trial too.
-    curves["search"] = [
-        [hypervolume([(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records[:n] if r.state == "complete"])
-         for n in range(1, trials + 1)] for records in searches
-    ]  # fmt: skip
+    curves["search"] = [[hypervolume(points_of(records[:n])) for n in range(1, trials + 1)] for records in searches]
     bought = round(trials * float(np.mean(cost)))
     equal = [growth(cold_points(engine, space, "random", seed, bought))[-1] for seed in range(n_seeds)]
     random_end = float(np.mean([curve[-1] for curve in curves["random"]]))
     table = Table(
-        "sampler", *(f"{look} trials" for look in LOOKS), "reaches 100 random at", title=f"Hypervolume, {task}"
+        "sampler", *(f"{look} trials" for look in looks), "reaches 100 random at", title=f"Hypervolume, {task}"
     )
     reached = {}
     for name, rows in curves.items():
         mean = np.mean(rows, axis=0)
         at = np.flatnonzero(mean >= random_end)
         reached[name] = int(at[0]) + 1 if len(at) else None
-        shown = [mean_and_error([row[look - 1] for row in rows]) for look in LOOKS]
+        shown = [mean_and_error([row[look - 1] for row in rows]) for look in looks]
         table.add_row(name, *shown, str(reached[name] or "never"))
-    table.add_row(f"random, equal cost ({bought})", "", "", "", mean_and_error(equal), "")
+    table.add_row(f"random, equal cost ({bought})", *[""] * (len(looks) - 1), mean_and_error(equal), "")
     console.print(table)
     console.print(f"cost of the search over {trials} full trials: {mean_and_error(cost)}; complete trials: "
                   f"{np.mean([len(points_of(records)) for records in searches]):.0f}")  # fmt: skip
-    found = {name: {str(look): [row[look - 1] for row in rows] for look in LOOKS} for name, rows in curves.items()}
+    found = {name: {str(look): [row[look - 1] for row in rows] for look in looks} for name, rows in curves.items()}
     report("samplers", {"task": task, "curves": found, "cost": cost, "equal_cost_random": equal, "reached": reached})
 
 

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
 from transformers.masking_utils import AttentionMaskInterface
 
+from a2sf_core.selection import kept_indices
+
 NAME = "a2sf_answers"
 
 # transformers gives the attention function no cache: `update`, called just before it, leaves its layer here.
@@ -65,7 +67,7 @@ class KeptLayer(CacheLayerMixin):
     def __init__(self, keys: Tensor, values: Tensor, keep: Tensor, n_new: int) -> None:
         super().__init__()
         self.n_new, self.n_prompt = n_new, keep.shape[-1]
-        self.slots = kept_slots(keep)
+        self.slots = kept_indices(keep)
         # Heads that keep equally many tokens hide the same columns, so one mask serves them all.
         counts = keep.sum(-1)  # [batch, kv_head]
         self._alike = bool((counts == counts[:, :1]).all())
@@ -107,16 +109,6 @@ class KeptLayer(CacheLayerMixin):
         bias[..., :n_kept].masked_fill_(hidden, float("-inf"))
         bias[..., n_kept:].masked_fill_(later, float("-inf"))
         return bias.flatten(2, 3)
-
-
-def kept_slots(keep: Tensor) -> Tensor:
-    """The kept slots ``[batch, kv_head, kept]`` of a bool ``[batch, kv_head, key]``, ascending, -1 for unused ones."""
-    place = keep.cumsum(-1)  # [batch, kv_head, key], from 1
-    width = int(place[..., -1].max())
-    # What is not kept goes to column 0, which is then cut off: no sort.
-    slots = keep.new_full((*keep.shape[:2], width + 1), -1, dtype=torch.long)
-    key = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)  # [batch, kv_head, key]
-    return slots.scatter_(-1, place.masked_fill_(~keep, 0), key)[..., 1:]
 
 
 def _take(stored: Tensor, rows: Tensor) -> Tensor:

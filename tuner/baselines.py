@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from tuner.block import HALF_LIVES
+from tuner.records import Params
 
-Params = dict[str, float | int]
 BASELINE_BUDGETS = (0.2, 0.4, 0.6, 0.8)
 
 

@@ -17,6 +17,7 @@ import torch
 from transformers import Cache
 
 from a2sf_core.attach import cache_argument
+from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
@@ -72,14 +73,16 @@ class Engine:
     ) -> None:
         self.model = model
         self.samples = list(samples)
-        self.n_layers: int = model.config.get_text_config().num_hidden_layers
+        text = model.config.get_text_config()
+        self.n_layers: int = text.num_hidden_layers
+        self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
         self._plan = _plan([len(sample.prompt_ids) for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(self._plan)
         self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
-        self.n_kv_heads = self.bytes_per_token = 0
+        self.bytes_per_token = 0
         done = np.cumsum([len(rows) for rows in self._rows])
 
         def placed(count: int, _: int) -> None:
@@ -135,8 +138,10 @@ class Engine:
         alive = list(range(len(policies)))
         for block in range(n_blocks):
             self._measure_block(block, [policies[i] for i in alive])
-            seen |= {i: self._seen(policies[i], block + 1) for i in alive}
-            if is_hopeless is not None and block + 1 < n_blocks:
+            is_last = block + 1 == n_blocks
+            if is_last or is_hopeless is not None:
+                seen |= {i: self._seen(policies[i], block + 1) for i in alive}
+            if is_hopeless is not None and not is_last:
                 alive = [i for i in alive if not is_hopeless(i, seen[i])]
         return [seen[i] for i in range(len(policies))]
 
@@ -248,7 +253,6 @@ class Engine:
                 builder.put(row, layer)
             first_logits.append(prompt.logits)
         layers = [builder.layer for builder in builders]
-        self.n_kv_heads = layers[0].keys.shape[1]
         self.bytes_per_token = sum(
             tensor.shape[1] * tensor.shape[3] * tensor.element_size()
             for layer in layers

@@ -78,7 +78,7 @@ def half_width(differences: np.ndarray, n: int) -> float:
 
 def samples_for(differences: np.ndarray, wanted: float) -> int:
     """How many samples like these an interval of plus or minus ``wanted`` takes."""
-    return math.ceil((1.96 * float(np.std(differences, ddof=1)) / wanted) ** 2)
+    return math.ceil((half_width(differences, 1) / wanted) ** 2)
 
 
 def _bootstrap(values: np.ndarray, seed: int, confidence: float) -> tuple[float, float]:

@@ -12,9 +12,9 @@ from tuner.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.engine import Engine
 from tuner.evidence import CONFIDENCE, Interval, level_for_many, paired_interval, with_unseen_loss
 from tuner.losses import Losses, Seen
-from tuner.records import TrialRecord
+from tuner.records import Params, TrialRecord
 from tuner.scoring import Scorer
-from tuner.space import Params, Space
+from tuner.space import Space
 from tuner.study import MEMORY, policy_from
 
 N_FINALISTS, N_SHAPES, N_RUNNERS_UP = 16, 4, 3

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Params = Mapping[str, float | int]
+"""A point of a search space: value by name of the parameter."""
+
 SEED = "seed"
 
 
@@ -21,7 +24,7 @@ class TrialRecord:
     number: int
     state: str
     label: str
-    params: Mapping[str, float | int]
+    params: Params
     metrics: Mapping[str, float]
     policy_json: str
     pareto: bool = False

@@ -29,8 +29,6 @@ from tuner.suggest import BUDGET_SCALES, FEATURES, LossTable
 
 if TYPE_CHECKING:
     from tuner.proof import Outcome
-    from tuner.settings import Settings
-    from tuner.tasks import Task
     from tuner.tracking import Tracker
 
 N_SHOWN_OUTPUTS = 3
@@ -45,24 +43,23 @@ def alpha_example() -> Any:
     return pd.DataFrame([[3.0, -6.0, 9.0, 7.0, 0.25]], columns=list(FEATURES))
 
 
-def evidence(
-    settings: Settings, task: Task, outcome: Outcome, choice: Choice, unseen: Engine, proving: Contest
-) -> dict[str, Any]:
+def evidence(outcome: Outcome, choice: Choice, proving: Contest) -> dict[str, Any]:
     """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made."""
-    chosen = outcome.exported
+    chosen, unseen = outcome.exported, proving.engine
+    full_cache = Policy.full(unseen.n_layers)
     losses = unseen.evaluate(chosen.policy)
-    full = unseen.evaluate(Policy.full(unseen.n_layers))
     bytes_full, bytes_kept = cache_bytes(losses, unseen)
-    nll = paired_interval(losses.nll - full.nll, settings.seed)
-    width = half_width(proving.with_unseen(chosen), len(unseen.samples))
+    nll = paired_interval(losses.nll - unseen.evaluate(full_cache).nll, proving.seed)
+    paired = proving.with_unseen(chosen)
+    width = half_width(paired, len(unseen.samples))
     finer = next((step for step in NICE_POINTS if step <= width / 2), NICE_POINTS[-1])
-    found: dict[str, Any] = {
+    return {
         "verdict": outcome.sentence,
-        "goal_points": settings.max_degradation,
-        "metric": task.metric,
+        "goal_points": proving.max_degradation,
+        "metric": proving.scorer.metric.name,
         "policy_from": chosen.label,
         "quality": {
-            "full_cache": float(proving.scorer(unseen, Policy.full(unseen.n_layers)).mean()),
+            "full_cache": float(proving.scorer(unseen, full_cache).mean()),
             "difference_points": chosen.difference.to_list(),
             "nll_increase_nats": nll.to_list(),
             "confidence": 0.95,
@@ -92,10 +89,9 @@ def evidence(
         "precision": {
             "half_width_points": width,
             "finer_points": finer,
-            "samples_for_finer": samples_for(proving.with_unseen(chosen), finer),
+            "samples_for_finer": samples_for(paired, finer),
         },
     }
-    return found
 
 
 def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         proving = replace(choosing, engine=unseen)
         outcome = prove(proving, search, select, choice, step("Fitting alpha"))
 
-    evidence = report.evidence(settings, task, outcome, choice, unseen, proving)
+    evidence = report.evidence(outcome, choice, proving)
     evidence |= {
         "samples": {
             "search": len(splits.search),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,10 +20,8 @@ from a2sf_core.policy import LayerPolicy, Policy
 from tuner.allocation import fill
 from tuner.baselines import baseline_points
 from tuner.block import HALF_LIVES, SNAPKV_WINDOW
-from tuner.profile import Profile
-from tuner.records import SEED
-
-Params = Mapping[str, float | int]
+from tuner.profile import RECENT, SINK, Profile
+from tuner.records import SEED, Params
 
 N_GROUPS = 4
 GROUPING_BUDGET = 0.25
@@ -60,6 +57,8 @@ SLOPE = {"half_life_slope": Range(-8, 8), "slope": WEIGHT}
 PROFILE = {"half_life_profile": Range(0.0, 1.5), "layer_profile": Range(0.0, 1.5)}
 """How much of the profile's deviations counts: 0 is none of it, 1 is the profile itself."""
 HEADS = {"head_profile": Range(0.0, 1.5)}
+PROFILED = ("profile", "groups", "free")
+"""Families that the profile shapes."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Space:
             extra |= SLOPE
         if self.family == "bump":
             extra |= {"bump": WEIGHT, "wave": WEIGHT}
-        if self.family in ("profile", "groups", "free"):
+        if self.family in PROFILED:
             extra |= PROFILE
         if self.family == "groups":
             extra |= {f"group_{group}": WEIGHT for group in range(N_GROUPS)}
@@ -101,7 +100,7 @@ class Space:
     @property
     def needs_profile(self) -> bool:
         """True if the profile shapes policies of this space."""
-        return self.per_head or self.family in ("profile", "groups", "free")
+        return self.per_head or self.family in PROFILED
 
     def digest(self) -> str:
         """Identifies the space, so that a study is never resumed with another one."""
@@ -139,7 +138,7 @@ class Space:
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
         """Label and parameters of the trials that every study starts with: baselines, then what the profile says."""
-        points = dict(baseline_points())
+        points = baseline_points()
         if self.needs_profile:
             for window, name in enumerate(("decay", "window")):
                 points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in SEED_BUDGETS}
@@ -147,11 +146,16 @@ class Space:
 
     def seed(self, budget: float) -> dict[str, float | int]:
         """The profile's own policy at ``budget``: marginal-utility budgets, each layer's best half-life."""
-        assert self.profile is not None, "only a space that needs a profile has such a seed"
-        places = [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
-        shaped = {"half_life_profile": 1.0, "layer_profile": 1.0, "head_profile": 1.0}
-        return {"half_life_place": round(float(np.mean(places))), "budget": budget, "recent": 0.25, "sink": 2,
-                "window": 0, **shaped}  # fmt: skip
+        return {
+            "half_life_place": round(float(np.mean(self._profile_places))),
+            "budget": budget,
+            "recent": RECENT,
+            "sink": SINK,
+            "window": 0,
+            "half_life_profile": 1.0,
+            "layer_profile": 1.0,
+            "head_profile": 1.0,
+        }
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -191,9 +195,15 @@ class Space:
     def _half_life(self, layer: int, params: Params) -> float:
         place = params["half_life_place"] + params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
         if self.profile is not None and params.get("half_life_profile", 0):
-            places = [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
+            places = self._profile_places
             place += params["half_life_profile"] * (places[layer] - float(np.mean(places)))
         return HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)]
+
+    @cached_property
+    def _profile_places(self) -> list[int]:
+        """Places in the bank of the half-lives that the profile finds best, per layer."""
+        assert self.profile is not None, "only a space that needs a profile has such places"
+        return [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
 
     def _depth(self, layer: int) -> float:
         return (layer + 0.5) / self.n_layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from tuner.engine import Engine
 from tuner.hypervolume import WORST_LOSS, Point, stood_still
 from tuner.losses import Losses, Seen
 from tuner.racing import Race
-from tuner.records import TrialRecord
+from tuner.records import Params, TrialRecord
 from tuner.samplers import make_sampler
-from tuner.space import Params, Space
+from tuner.space import Space
 
 JOURNAL = "study.journal"
 QUALITY = "nll_increase"
@@ -127,21 +127,14 @@ class Study:
                 self._study.enqueue_trial(dict(params), user_attrs={"label": label})
 
     def _is_over(self, plan: Plan, n_first: int) -> bool:
-        points = self.points()
-        return plan.patience is not None and stood_still(points[n_first:], plan.patience, LEAST_GAIN)
-
-    def points(self) -> list[Point]:
-        """(cache fraction, increase of the NLL) of the complete trials, in their order."""
-        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [(trial.values[1], trial.values[0]) for trial in done]
+        return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
 
     def _run_some(self, engine: Engine, space: Space, full: Losses, race: Race, count: int, racing: bool) -> None:
         started = time.time()
         trials = [self._study.ask() for _ in range(count)]
-        policies = [space.policy(_suggest(trial, space)) for trial in trials]
+        policies = [space.policy(suggest(trial, space)) for trial in trials]
         tokens = [len(sample.prompt_ids) for sample in engine.samples]
         memory = [float(np.mean([policy.cache_fraction(n) for n in tokens])) for policy in policies]
-
         labelled = ["label" in trial.user_attrs for trial in trials]
 
         def is_lost(place: int, seen: Seen) -> bool:
@@ -153,7 +146,7 @@ class Study:
         for trial, policy, cache, seen in zip(trials, policies, memory, found, strict=True):
             self._tell(trial, policy, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
             if seen.n == len(engine.samples) and seen.losses.finite():
-                race.finish(float(seen.losses.cache_fraction.mean()), seen.losses.nll)
+                race.finish(cache, seen.losses.nll)
 
     def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
         result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
@@ -185,7 +178,8 @@ class Study:
         return [_record(trial, trial.number in best) for trial in self._kept.get_trials(deepcopy=False)]
 
 
-def _suggest(trial: Trial, space: Space) -> Params:
+def suggest(trial: Trial, space: Space) -> Params:
+    """Ask the sampler for a point of ``space``."""
     return {
         name: trial.suggest_int(name, int(r.low), int(r.high))
         if r.whole
@@ -212,6 +206,11 @@ def summary(losses: Losses, full: Losses) -> dict[str, float]:
         "accuracy_drop_points": 100 * float((full.accuracy - losses.accuracy).mean()),
         "changed_tokens": float(losses.changed.mean()),
     }
+
+
+def points_of(records: Sequence[TrialRecord]) -> list[Point]:
+    """(cache fraction, increase of the NLL) of the complete trials, in their order."""
+    return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]
 
 
 def policy_from(record: TrialRecord) -> Policy:

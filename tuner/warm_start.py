@@ -1,8 +1,7 @@
 """What an earlier study hands to a new one: its best points, and its profile where model and task are the same.
 
 Parameters speak of depth, of the profile and of shares, not of layer numbers, so they carry over to another task and to
-another model of the family. Whether they help there is measured and said, not assumed: of budget shapes in particular,
-peers found that none transferred between tasks (facts in README, "How it compares").
+another model of the family. Whether they help there is said at the end of a run, not assumed.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from pathlib import Path
 
 from tuner.hypervolume import front, hypervolume
 from tuner.profile import PROFILE_FILE, Profile
-from tuner.records import SEED, TrialRecord
-from tuner.space import Params
-from tuner.study import MEMORY, QUALITY, read_front, read_identity
+from tuner.records import SEED, Params, TrialRecord
+from tuner.study import MEMORY, points_of, read_front, read_identity
 
 N_SEEDS = 8
 LABEL = f"{SEED} from"
@@ -57,9 +55,9 @@ def what_transferred(records: Sequence[TrialRecord]) -> str:
     seeds = [record for record in done if record.label.startswith(LABEL)]
     if not seeds:
         return ""
-    points = [(record.metrics[MEMORY], record.metrics[QUALITY]) for record in done]
+    points = points_of(done)
     on_front = sum(done[place].label.startswith(LABEL) for place in front(points))
-    share = hypervolume([(r.metrics[MEMORY], r.metrics[QUALITY]) for r in seeds])
+    share = hypervolume(points_of(seeds))
     whole = hypervolume(points)
     return (
         f"Warm start: {on_front} of {len(seeds)} points taken over are still on the front; "

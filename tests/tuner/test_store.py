@@ -62,7 +62,12 @@ def test_one_reading_serves_all_policies_that_wait() -> None:
     limited = engine(1)
     reads: list[int] = []
     read = limited._store._read
-    limited._store._read = lambda index: reads.append(index) or read(index)  # type: ignore[func-returns-value]
+
+    def counted(index: int) -> Block:
+        reads.append(index)
+        return read(index)
+
+    limited._store._read = counted
     limited.race(POLICIES)
     assert reads == [0, 1, 2, 3]
     limited.race(POLICIES)

@@ -18,7 +18,7 @@ from tuner.engine import Engine
 from tuner.finalists import Choice, Contest, choose
 from tuner.hypervolume import Point, hypervolume
 from tuner.models import REFERENCE, load_model
-from tuner.profile import measure_profile
+from tuner.profile import PROFILE_BLOCKS, measure_profile
 from tuner.prompts import Encoded, encode
 from tuner.records import TrialRecord
 from tuner.samplers import make_sampler
@@ -63,7 +63,7 @@ class Lab:
         return Contest(engine, scorer, space, goal, seed=0)
 
 
-def profiled(space: Space, engine: Engine, n_blocks: int = 2) -> tuple[Space, int]:
+def profiled(space: Space, engine: Engine, n_blocks: int = PROFILE_BLOCKS) -> tuple[Space, int]:
     """``space`` with the profile it needs, and the evaluations of one sample that it took."""
     if not space.needs_profile:
         return space, 0

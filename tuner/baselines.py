@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tuner.block import HALF_LIVES
 from tuner.records import Params
 
-BASELINE_BUDGETS = (0.2, 0.4, 0.6, 0.8)
+BASELINE_BUDGETS = (0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True)

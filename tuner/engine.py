@@ -114,6 +114,10 @@ class Engine:
         """``policy`` on the first ``n_blocks`` blocks only, which are a random part of the samples."""
         return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
 
+    def knows(self, policy: Policy) -> bool:
+        """True if ``policy`` was measured before, at least in part: asking again costs nothing, or less."""
+        return (0, policy) in self._measured
+
     def race(self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None = None) -> list[Seen]:
         """Measure ``policies`` block by block, those that are still alive; every block is loaded once for all.
 

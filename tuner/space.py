@@ -2,8 +2,9 @@
 
 What differs between layers and heads is a sum of log-weights, by one of several families: over depth (a cosine basis),
 as the sensitivity profile says, by groups of heads with like profiles, or free per layer. The budget is dealt out in
-proportion, so one shape fits every budget. Half-lives are places in the engine's bank, so that a step is about a factor
-of 1.4 whether memory is short or long.
+proportion, so one shape fits every budget. Which half-life and how many recent tokens suit a layer depends on what it
+keeps: the profile knows, and a family may shift both. Half-lives are places in the engine's bank, so that a step is
+about a factor of 1.4 whether memory is short or long.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from a2sf_core.policy import LayerPolicy, Policy
 from tuner.allocation import fill
 from tuner.baselines import baseline_points
 from tuner.block import HALF_LIVES, SNAPKV_WINDOW
-from tuner.profile import RECENT, SINK, Profile
+from tuner.profile import SINK, Profile, Rule
 from tuner.records import SEED, Params
 
 N_GROUPS = 4
 GROUPING_BUDGET = 0.25
-SEED_BUDGETS = (0.08, 0.12, 0.18, 0.27, 0.4)
+SEEDS = {"decay": (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), "window": (0.12, 0.27)}
+"""Budgets of the profile's own policies that every study starts with, by how tokens are scored."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,15 @@ COMMON: dict[str, Range] = {
 }
 """half_life_place: place in the bank of the mean layer. budget: share of the full cache, mean over layers and heads.
 recent: share of a budget for the most recent tokens. sink: first tokens that always stay. window: 1 lets the last
-queries vote and stay, as in SnapKV; half-life and recent are moot then."""
+queries vote and stay, as in SnapKV; half-lives and recent are moot then."""
 
 WEIGHT = Range(-2.5, 2.5)
-SLOPE = {"half_life_slope": Range(-8, 8), "slope": WEIGHT}
-PROFILE = {"half_life_profile": Range(0.0, 1.5), "layer_profile": Range(0.0, 1.5)}
-"""How much of the profile's deviations counts: 0 is none of it, 1 is the profile itself."""
+PLACES, RECENT = Range(-8, 8), Range(-0.5, 0.5)
+"""Added to a layer's place in the bank, and to its recent share."""
+TILT = {"half_life_slope": PLACES, "slope": WEIGHT}
+PROFILE = {"rule_profile": Range(0.0, 1.0), "layer_profile": Range(0.0, 1.5)}
+"""How much of the profile counts, for the rules of the layers and for the deviations of their budgets: 0 is none of it,
+1 is the profile itself."""
 HEADS = {"head_profile": Range(0.0, 1.5)}
 PROFILED = ("profile", "groups", "free")
 """Families that the profile shapes."""
@@ -68,7 +73,8 @@ class Space:
     Args:
         family: "uniform" (all layers alike), "slope" (budgets and half-lives tilt over the depth), "bump" (budgets also
             bend), "profile" (shaped by the sensitivity profile), "groups" (the profile, and a weight per group of
-            heads with like profiles), "free" (the profile, and a weight per layer).
+            heads with like profiles, a half-life and a recent share per group of such layers), "free" (the profile,
+            and these three per layer).
         per_head: let KV heads of a layer have budgets of their own.
         n_layers: decoder layers of the model.
         profile: of the model on this task; not needed by the first three families when layers are cut whole.
@@ -84,15 +90,15 @@ class Space:
         """Name and range of every searched parameter."""
         extra: dict[str, Range] = {}
         if self.family in ("slope", "bump"):
-            extra |= SLOPE
+            extra |= TILT
         if self.family == "bump":
             extra |= {"bump": WEIGHT, "wave": WEIGHT}
         if self.family in PROFILED:
             extra |= PROFILE
         if self.family == "groups":
-            extra |= {f"group_{group}": WEIGHT for group in range(N_GROUPS)}
+            extra |= _per("group", N_GROUPS)
         if self.family == "free":
-            extra |= {f"layer_{layer}": WEIGHT for layer in range(self.n_layers)}
+            extra |= _per("layer", self.n_layers)
         if self.per_head:
             extra |= HEADS
         return COMMON | extra
@@ -111,16 +117,16 @@ class Space:
     def policy(self, params: Params) -> Policy:
         """The policy that ``params`` describe; one that is missing counts as 0."""
         shares = self._shares(params)  # [layer, kv_head]
-        recent, sink = round(float(params["recent"]), 4), int(params["sink"])
+        rules = self._rules(shares.mean(-1), params)
         layers = []
-        for layer, row in enumerate(shares):
+        for row, (half_life, recent) in zip(shares, rules, strict=True):
             # A share of exactly 1 keeps everything whatever the scores say.
             heads = tuple(min(1.0, max(round(float(share), 4), 0.001)) for share in row)
             budget = heads if len(set(heads)) > 1 else heads[0]
             layers.append(
-                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
+                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, int(params["sink"]), window=SNAPKV_WINDOW)
                 if params["window"]
-                else LayerPolicy(self._half_life(layer, params), budget, recent, sink)
+                else LayerPolicy(half_life, budget, recent, int(params["sink"]))
             )
         return Policy(tuple(layers))
 
@@ -133,26 +139,29 @@ class Space:
         return point
 
     def flattened(self, params: Params, share: float) -> dict[str, float | int]:
-        """``params`` with only ``share`` of what tells layers and heads apart: 1 changes nothing, 0 is uniform."""
-        return {name: value if name in COMMON else value * share for name, value in params.items()}
+        """``params`` with only ``share`` of what tells the budgets of layers and heads apart; 1 changes nothing."""
+        shapes = {name for name, r in self.ranges.items() if r is WEIGHT} | {"layer_profile", "head_profile"}
+        return {name: value * share if name in shapes else value for name, value in params.items()}
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
         """Label and parameters of the trials that every study starts with: baselines, then what the profile says."""
         points = baseline_points()
         if self.needs_profile:
-            for window, name in enumerate(("decay", "window")):
-                points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in SEED_BUDGETS}
+            for window, (name, budgets) in enumerate(SEEDS.items()):
+                points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in budgets}
         return {label: self.complete(params) for label, params in points.items()}
 
     def seed(self, budget: float) -> dict[str, float | int]:
-        """The profile's own policy at ``budget``: marginal-utility budgets, each layer's best half-life."""
+        """The profile's own policy at ``budget``: marginal-utility budgets, and the best rule of each layer for its."""
+        assert self.profile is not None, "only a space that needs a profile has seeds from it"
+        rules = self.profile.rules(self.profile.budgets(budget).mean(-1))
         return {
-            "half_life_place": round(float(np.mean(self._profile_places))),
+            "half_life_place": round(float(np.mean([HALF_LIVES.index(half_life) for half_life, _ in rules]))),
             "budget": budget,
-            "recent": RECENT,
+            "recent": float(np.mean([recent for _, recent in rules])),
             "sink": SINK,
             "window": 0,
-            "half_life_profile": 1.0,
+            "rule_profile": 1.0,
             "layer_profile": 1.0,
             "head_profile": 1.0,
         }
@@ -160,15 +169,14 @@ class Space:
     @cached_property
     def groups(self) -> np.ndarray:
         """``[layer, kv_head]``: group of every head, 0 for those that need least; like profiles share a group."""
-        from sklearn.cluster import KMeans
-
         assert self.profile is not None, "only a space that needs a profile has groups"
-        need = np.log(self.profile.budgets(GROUPING_BUDGET))  # [layer, kv_head]
-        distinct = len(np.unique(need.round(6)))
-        found = KMeans(min(N_GROUPS, distinct), n_init=10, random_state=0).fit(need.reshape(-1, 1))
-        by_need = np.argsort(np.argsort(found.cluster_centers_[:, 0]))
-        grouped: np.ndarray = by_need[found.labels_].reshape(need.shape)
-        return grouped
+        return _group(np.log(self.profile.budgets(GROUPING_BUDGET)))
+
+    @cached_property
+    def layer_groups(self) -> np.ndarray:
+        """``[layer]``: the same for layers as a whole."""
+        assert self.profile is not None, "only a space that needs a profile has groups"
+        return _group(np.log(self.profile.budgets(GROUPING_BUDGET).mean(-1)))
 
     def _shares(self, params: Params) -> np.ndarray:
         """Budget shares ``[layer, kv_head]``, one column where layers are cut whole."""
@@ -192,18 +200,40 @@ class Space:
                 weights = weights + (grouped if self.per_head else grouped.mean(-1, keepdims=True))
         return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
 
-    def _half_life(self, layer: int, params: Params) -> float:
-        place = params["half_life_place"] + params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
-        if self.profile is not None and params.get("half_life_profile", 0):
-            places = self._profile_places
-            place += params["half_life_profile"] * (places[layer] - float(np.mean(places)))
-        return HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)]
-
-    @cached_property
-    def _profile_places(self) -> list[int]:
-        """Places in the bank of the half-lives that the profile finds best, per layer."""
-        assert self.profile is not None, "only a space that needs a profile has such places"
-        return [HALF_LIVES.index(half_life) for half_life in self.profile.best_half_lives]
+    def _rules(self, shares: np.ndarray, params: Params) -> list[Rule]:
+        """Half-life and recent share of every layer, for the layers' shares of the cache ``[layer]``."""
+        wanted = self.profile.rules(shares) if self.profile and params.get("rule_profile", 0) else None
+        rules = []
+        for layer in range(self.n_layers):
+            tilt = params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
+            place, recent = float(params["half_life_place"]) + tilt, float(params["recent"])
+            if wanted:
+                half_life, share = wanted[layer]
+                place += params["rule_profile"] * (HALF_LIVES.index(half_life) - place)
+                recent += params["rule_profile"] * (share - recent)
+            own = f"group_{self.layer_groups[layer]}" if self.family == "groups" else f"layer_{layer}"
+            place += params.get(f"half_life_{own}", 0)
+            recent += params.get(f"recent_{own}", 0)
+            rules.append((HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)], round(min(max(recent, 0), 1), 4)))
+        return rules
 
     def _depth(self, layer: int) -> float:
         return (layer + 0.5) / self.n_layers
+
+
+def _per(kind: str, count: int) -> dict[str, Range]:
+    """A weight, a shift of the half-life and one of the recent share for each of so many layers or groups."""
+    names = [f"{kind}_{index}" for index in range(count)]
+    shifts = {"": WEIGHT, "half_life_": PLACES, "recent_": RECENT}
+    return {f"{shift}{name}": r for shift, r in shifts.items() for name in names}
+
+
+def _group(need: np.ndarray) -> np.ndarray:
+    """Group of every entry, at most `N_GROUPS`, in the order of their need; any shape."""
+    from sklearn.cluster import KMeans
+
+    distinct = len(np.unique(need.round(6)))
+    found = KMeans(min(N_GROUPS, distinct), n_init=10, random_state=0).fit(need.reshape(-1, 1))
+    by_need = np.argsort(np.argsort(found.cluster_centers_[:, 0]))
+    grouped: np.ndarray = by_need[found.labels_].reshape(need.shape)
+    return grouped

@@ -13,10 +13,10 @@ from tuner.prompts import Encoded
 VOCABULARY = 97
 
 
-def tiny(kind: str) -> Any:
-    """A random "llama" (3 layers, 4 query heads, 2 KV heads) or "opt" of 3 layers."""
+def tiny(kind: str, n_layers: int = 3) -> Any:
+    """A random "llama" (4 query heads, 2 KV heads) or "opt" (4 heads)."""
     torch.manual_seed(0)
-    common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": n_layers, "num_attention_heads": 4}
     config = (
         LlamaConfig(**common, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3)
         if kind == "llama"

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
-from tuner.block import HALF_LIVES
 from tuner.engine import Engine
 from tuner.hypervolume import front, hypervolume, stood_still
 from tuner.losses import Losses, Seen
-from tuner.profile import BUDGETS, NEGLIGIBLE, PROFILE_HALF_LIVES, RECENT, SINK, Profile, measure_profile
+from tuner.profile import (
+    BUDGETS,
+    MOST_REFINED,
+    NEGLIGIBLE,
+    PROFILE_HALF_LIVES,
+    RECENTS,
+    START,
+    Profile,
+    cut_alone,
+    measure_profile,
+)
 from tuner.racing import Race
 from tuner.space import Space
 
@@ -90,25 +99,52 @@ def profile(engine: Engine) -> Profile:
     return measure_profile(engine, 1)
 
 
+def loss_alone(engine: Engine, layer: int, heads: tuple[int, ...], rule: tuple[float, float], budget: float) -> float:
+    full = engine.evaluate_blocks(Policy.full(engine.n_layers), 1).losses.nll
+    policy = cut_alone(engine, layer, heads, rule, budget)
+    return float((engine.evaluate_blocks(policy, 1).losses.nll - full).mean())
+
+
 def test_the_profile_says_what_cutting_one_head_alone_costs(engine: Engine, profile: Profile) -> None:
-    full = engine.evaluate_blocks(Policy.full(3), 1).losses.nll
     assert profile.head_loss.shape == (3, 2, len(BUDGETS))
     assert profile.n_samples == 10
     checked = 0
     for layer in range(3):
-        costs = profile.layer_loss[layer].sum(-1)
-        half_life = PROFILE_HALF_LIVES[int(costs.argmin())]
-        for head in range(2):
-            for place, budget in enumerate(BUDGETS):
-                shares = [1.0, 1.0]
-                shares[head] = budget
-                layers = [LayerPolicy()] * 3
-                layers[layer] = LayerPolicy(half_life, tuple(shares), RECENT, SINK)
-                loss = float((engine.evaluate_blocks(Policy(tuple(layers)), 1).losses.nll - full).mean())
-                if profile.head_loss[layer, head, place]:
-                    assert profile.head_loss[layer, head, place] == pytest.approx(loss)
-                    checked += 1
-    assert checked > 3, "a random model suffers when a head is cut"
+        for place, budget in enumerate(BUDGETS):
+            rule = profile.half_life[layer, place], profile.recent[layer, place]
+            whole = profile.layer_loss[layer, place]
+            if whole:
+                assert whole == pytest.approx(loss_alone(engine, layer, (0, 1), rule, budget))
+                checked += 1
+            assert profile.head_loss[layer, :, place].sum() == pytest.approx(whole)
+            alone = [loss_alone(engine, layer, (head,), rule, budget) for head in (0, 1)]
+            if whole and min(alone) >= NEGLIGIBLE and min(profile.head_loss[layer, :, place]) > 0:
+                shares = profile.head_loss[layer, :, place] / whole
+                assert shares == pytest.approx(np.array(alone) / sum(alone))
+                checked += 1
+    assert checked > 5, "a random model suffers when a layer or head is cut"
+
+
+def test_the_rule_of_a_layer_is_the_best_of_its_row_and_column(engine: Engine, profile: Profile) -> None:
+    for layer in range(3):
+        for place, budget in enumerate(BUDGETS):
+            if found := profile.layer_loss[layer, place]:
+                half_life = profile.half_life[layer, place]
+                others = [loss_alone(engine, layer, (0, 1), (half_life, recent), budget) for recent in RECENTS]
+                assert found <= min(others) + 1e-12
+
+
+def test_only_the_most_sensitive_layers_of_a_deep_model_are_looked_into() -> None:
+    model = tiny("llama", MOST_REFINED + 2)
+    found = measure_profile(Engine(model, samples(10), block_size=10), 1)
+    looked_into = {layer for layer in range(MOST_REFINED + 2) if np.ptp(found.head_loss[layer], axis=0).any()}
+    assert 0 < len(looked_into) <= MOST_REFINED
+    for layer in set(range(MOST_REFINED + 2)) - looked_into:
+        assert (found.half_life[layer] == START[0]).all()
+        assert found.head_loss[layer].sum(0) == pytest.approx(found.layer_loss[layer])
+    cost = found.layer_loss.sum(-1)
+    left_out = [cost[layer] for layer in range(MOST_REFINED + 2) if layer not in looked_into]
+    assert len(left_out) >= 2
 
 
 def test_a_head_that_does_not_matter_is_found_by_halving() -> None:
@@ -128,7 +164,8 @@ def test_a_profile_is_kept_as_json(tmp_path: Path, profile: Profile) -> None:
     profile.save(path)
     again = Profile.load(path)
     assert np.array_equal(again.head_loss, profile.head_loss)
-    assert again.best_half_lives == profile.best_half_lives
+    assert np.array_equal(again.half_life, profile.half_life)
+    assert np.array_equal(again.recent, profile.recent)
     path.write_text("{}")
     with pytest.raises(A2SFError, match=r"profile\.json is not a sensitivity profile.*delete it"):
         Profile.load(path)
@@ -141,7 +178,9 @@ def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> Pro
     def curves(*shape: int) -> np.ndarray:
         return np.sort(rng.exponential(0.1, (*shape, len(BUDGETS))))[..., ::-1] * (rng.random((*shape, 1)) < 0.5)
 
-    return Profile(curves(n_layers, len(PROFILE_HALF_LIVES)), curves(n_layers, n_heads), 16, 0)
+    shape = n_layers, len(BUDGETS)
+    half_life, recent = rng.choice(PROFILE_HALF_LIVES, shape), rng.choice(RECENTS, shape)
+    return Profile(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
 
 
 @pytest.mark.parametrize("family", ["uniform", "slope", "bump", "profile", "groups", "free"])
@@ -173,10 +212,7 @@ def test_the_seed_is_the_profile_itself() -> None:
     wanted = found.budgets(0.2)
     for layer, row in zip(policy.layers, wanted, strict=True):
         assert np.broadcast_to(layer.budget, 2) == pytest.approx(row, abs=1e-4)
-    # Half-lives as near to the profile's as the middle of all allows.
-    places = [HALF_LIVES.index(half_life) for half_life in found.best_half_lives]
-    ours = [HALF_LIVES.index(layer.half_life) for layer in policy.layers]
-    assert max(abs(a - b) for a, b in zip(places, ours, strict=True)) <= 1
+    assert [(layer.half_life, layer.recent) for layer in policy.layers] == found.rules(wanted.mean(-1))
 
 
 def test_points_of_another_space_are_made_to_fit() -> None:

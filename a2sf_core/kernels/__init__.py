@@ -1,0 +1,54 @@
+"""Scores on CUDA by Triton kernels: the optional extra `a2sf-tune[triton]`. Design and tolerances: docs/gpu.md.
+
+This file imports no Triton; `a2sf_core.scores` asks `usable` and imports the rest only where it says yes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+# With fewer queries than one tensor-core tile the plain code is at home: its rows of logits are small.
+_FEWEST_QUERIES = 16
+
+# Ampere: the first with bfloat16 and tf32 tensor cores, which the kernels are built on.
+_OLDEST_CAPABILITY = (8, 0)
+
+
+def usable(query: Tensor, key: Tensor, value: Tensor | None = None) -> bool:
+    """True where the kernels can take this call; warns once where a CUDA device could do better than it does.
+
+    Args:
+        query: `[batch, head, query, dim]`.
+        key: `[batch, kv_head, key, dim]`.
+        value: `[batch, kv_head, key, dim]`, None if only scores are wanted.
+    """
+    if not query.is_cuda or torch.version.hip is not None or query.shape[2] < _FEWEST_QUERIES:
+        return False
+    dtypes = {x.dtype for x in (query, key, value) if x is not None}
+    if len(dtypes) > 1 or query.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return False
+    dim = query.shape[-1]
+    return dim <= 256 and (value is None or value.shape[-1] == dim) and _is_ready(query.device)
+
+
+@cache
+def _is_ready(device: torch.device) -> bool:
+    if find_spec("triton") is None:
+        _warn('scores on this GPU use plain PyTorch, which is slow; install "a2sf-tune[triton]".')
+        return False
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
+        name = f"{torch.cuda.get_device_name(device)} (compute capability {capability[0]}.{capability[1]})"
+        _warn(f"scores on {name} use plain PyTorch: the kernels need compute capability 8.0.")
+        return False
+    return True
+
+
+@cache
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=5)

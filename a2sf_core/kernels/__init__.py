@@ -1,13 +1,15 @@
 """Scores on CUDA by Triton kernels: the optional extra `a2sf-tune[triton]`. Design and tolerances: docs/gpu.md.
 
-This file imports no Triton; `a2sf_core.scores` asks `usable` and imports the rest only where it says yes.
+This file imports no Triton; `a2sf_core.scores` asks `backend`, which imports the rest only where it is of use.
 """
 
 from __future__ import annotations
 
 import warnings
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ _FEWEST_QUERIES = 16
 
 # Ampere: the first with bfloat16 and tf32 tensor cores, which the kernels are built on.
 _OLDEST_CAPABILITY = (8, 0)
+
+
+def backend(query: Tensor, key: Tensor, value: Tensor | None = None) -> ModuleType | None:
+    """`a2sf_core.kernels.dispatch` if this call is `usable`, else None."""
+    return import_module("a2sf_core.kernels.dispatch") if usable(query, key, value) else None
 
 
 def usable(query: Tensor, key: Tensor, value: Tensor | None = None) -> bool:
@@ -51,4 +58,4 @@ def _is_ready(device: torch.device) -> bool:
 
 @cache
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

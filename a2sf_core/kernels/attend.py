@@ -119,9 +119,7 @@ def _attend_kernel(
         )
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor | None, scale: float, span: Span
-) -> tuple[Tensor | None, Tensor]:
+def attend(query: Tensor, key: Tensor, value: Tensor | None, scale: float, span: Span) -> tuple[Tensor | None, Tensor]:
     """Attention and its log-sum-exp.
 
     Args:
@@ -156,34 +154,35 @@ def attend(
         value is not None,
         blocks.bucket(n_keys),
     )
-    kernel[(triton.cdiv(n, queries) * batch * heads,)](
-        query,
-        key,
-        key if value is None else value,
-        span.key_pos,
-        first,
-        stop,
-        lse,
-        query if output is None else output,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *(key if value is None else value).stride()[:3],
-        *(query if output is None else output).stride()[:3],
-        *span.key_pos.stride(),
-        batch,
-        kv_heads,
-        n,
-        n_keys,
-        span.query_start,
-        span.sliding_window or 0,
-        scale * log2(e),
-        GROUP=heads // kv_heads,
-        DIM=dim,
-        WIDTH=width,
-        WINDOWED=span.sliding_window is not None,
-        WITH_OUTPUT=value is not None,
-        BLOCK_KEYS=keys,
-    )
+    with torch.cuda.device_of(query):  # Triton launches on the current device, wherever the tensors are
+        kernel[(triton.cdiv(n, queries) * batch * heads,)](
+            query,
+            key,
+            key if value is None else value,
+            span.key_pos,
+            first,
+            stop,
+            lse,
+            query if output is None else output,
+            *query.stride()[:3],
+            *key.stride()[:3],
+            *(key if value is None else value).stride()[:3],
+            *(query if output is None else output).stride()[:3],
+            *span.key_pos.stride(),
+            batch,
+            kv_heads,
+            n,
+            n_keys,
+            span.query_start,
+            span.sliding_window or 0,
+            scale * log2(e),
+            GROUP=heads // kv_heads,
+            DIM=dim,
+            WIDTH=width,
+            WINDOWED=span.sliding_window is not None,
+            WITH_OUTPUT=value is not None,
+            BLOCK_KEYS=keys,
+        )
     return output, lse
 
 

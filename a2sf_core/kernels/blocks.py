@@ -11,7 +11,7 @@ from torch import Tensor
 
 # (rows of the tile that a program holds, warps, pipeline stages). At least one fits the 99 KB of shared memory
 # of compute capability 8.6 and 8.9, whatever the head size; what does not fit a device, Triton leaves out.
-_CANDIDATES = ((128, 8, 3), (128, 4, 3), (64, 4, 3), (64, 4, 2), (32, 4, 2))
+_CANDIDATES = ((128, 8, 3), (128, 4, 3), (64, 4, 3), (64, 4, 2), (32, 4, 2), (16, 4, 2))
 _HELD_BYTES = 64 * 1024
 _STREAMED_BYTES = 16 * 1024
 
@@ -36,10 +36,14 @@ def streamed_rows(like: Tensor) -> int:
 
 
 def held_rows(like: Tensor) -> int:
-    """Rows of the tile that a program holds, where it must be known before the launch."""
+    """Rows of the tile that a program holds, where it must be known before the launch.
+
+    float32 has half the bytes of the others: its factors are split in two for tf32, and both parts need room.
+    """
     if not like.is_cuda:
         return _INTERPRETED[1]
-    return min(128, _HELD_BYTES // (2 * width(like.shape[-1]) * like.element_size()))
+    held_bytes = _HELD_BYTES // (4 if like.element_size() == 4 else 2)
+    return min(128, held_bytes // (width(like.shape[-1]) * like.element_size()))
 
 
 def bucket(n: int) -> int:

@@ -196,33 +196,34 @@ def column_scores(
     kernel = blocks.tuned(
         _column_kernel, "BLOCK_KEYS", None, width * key.element_size(), query.is_cuda, columns, blocks.bucket(n)
     )
-    kernel[lambda meta: (triton.cdiv(n_keys, meta["BLOCK_KEYS"]) * batch * kv_heads * parts,)](
-        query,
-        key,
-        lse,
-        span.key_pos,
-        log2_alpha,
-        scores,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *lse.stride()[:2],
-        *span.key_pos.stride(),
-        batch,
-        kv_heads,
-        n,
-        n_keys,
-        len(half_lives),
-        last_pos,
-        span.sliding_window or 0,
-        scale * log2(e),
-        GROUP=group,
-        SHARE=share,
-        DIM=dim,
-        WIDTH=width,
-        COLUMNS=columns,
-        WINDOWED=span.sliding_window is not None,
-        BLOCK_QUERIES=blocks.streamed_rows(query),
-    )
+    with torch.cuda.device_of(query):  # Triton launches on the current device, wherever the tensors are
+        kernel[lambda meta: (triton.cdiv(n_keys, meta["BLOCK_KEYS"]) * batch * kv_heads * parts,)](
+            query,
+            key,
+            lse,
+            span.key_pos,
+            log2_alpha,
+            scores,
+            *query.stride()[:3],
+            *key.stride()[:3],
+            *lse.stride()[:2],
+            *span.key_pos.stride(),
+            batch,
+            kv_heads,
+            n,
+            n_keys,
+            len(half_lives),
+            last_pos,
+            span.sliding_window or 0,
+            scale * log2(e),
+            GROUP=group,
+            SHARE=share,
+            DIM=dim,
+            WIDTH=width,
+            COLUMNS=columns,
+            WINDOWED=span.sliding_window is not None,
+            BLOCK_QUERIES=blocks.streamed_rows(query),
+        )
     return scores[0] if parts == 1 else scores.sum(0)
 
 

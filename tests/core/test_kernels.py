@@ -89,6 +89,7 @@ def drawn(seed: int) -> tuple[list[Tensor], Span]:
     if "padded" in kind:
         padded = torch.tensor([0, rng.randint(1, keys - 1)], device=DEVICE)[:, None]
         valid = torch.arange(keys, device=DEVICE) >= padded  # [batch, key]
+        valid[0, rng.randint(3, keys - 1)] = False  # padding that sees tokens before it, and still must not count
         key_pos.masked_fill_(~valid[:, None], -1)
     if "evicted" in kind:
         # The new tokens stand at the end; of 80 earlier ones every head has kept others, and one has empty slots.

@@ -144,45 +144,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor | None, scale: float, span:
         output = query.new_empty(batch, n, heads, dim).transpose(1, 2)
     queries, keys = blocks.held_rows(query), blocks.streamed_rows(query)
     first, stop = key_blocks(span, n, queries, keys)
-    width = blocks.width(dim)
-    kernel = blocks.tuned(
+    # What is not wanted is never touched; the kernel just has to be given a tensor.
+    values, outputs = (key, query) if value is None or output is None else (value, output)
+    arguments = (
+        *(query, key, values, span.key_pos, first, stop, lse, outputs),
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *values.stride()[:3],
+        *outputs.stride()[:3],
+        *span.key_pos.stride(),
+        *(batch, kv_heads, n, n_keys),
+        *(span.query_start, span.sliding_window or 0, scale * log2(e)),
+    )
+    constants = {
+        "GROUP": heads // kv_heads,
+        "DIM": dim,
+        "WIDTH": blocks.width(dim),
+        "WINDOWED": span.sliding_window is not None,
+        "WITH_OUTPUT": value is not None,
+        "BLOCK_KEYS": keys,
+    }
+    blocks.launch(
         _attend_kernel,
+        query,
         "BLOCK_QUERIES",
         queries,
-        width * query.element_size(),
-        query.is_cuda,
-        value is not None,
-        blocks.bucket(n_keys),
+        lambda rows: triton.cdiv(n, rows) * batch * heads,
+        arguments,
+        constants,
+        (value is not None, blocks.bucket(n_keys)),
     )
-    with torch.cuda.device_of(query):  # Triton launches on the current device, wherever the tensors are
-        kernel[(triton.cdiv(n, queries) * batch * heads,)](
-            query,
-            key,
-            key if value is None else value,
-            span.key_pos,
-            first,
-            stop,
-            lse,
-            query if output is None else output,
-            *query.stride()[:3],
-            *key.stride()[:3],
-            *(key if value is None else value).stride()[:3],
-            *(query if output is None else output).stride()[:3],
-            *span.key_pos.stride(),
-            batch,
-            kv_heads,
-            n,
-            n_keys,
-            span.query_start,
-            span.sliding_window or 0,
-            scale * log2(e),
-            GROUP=heads // kv_heads,
-            DIM=dim,
-            WIDTH=width,
-            WINDOWED=span.sliding_window is not None,
-            WITH_OUTPUT=value is not None,
-            BLOCK_KEYS=keys,
-        )
     return output, lse
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -51,23 +52,44 @@ def bucket(n: int) -> int:
     return max(1024, triton.next_power_of_2(n))
 
 
-@cache
-def tuned(kernel: Any, held: str, rows: int | None, row_bytes: int, is_cuda: bool, *_: Any) -> Any:
-    """`kernel` with Triton's autotuner around it.
+def launch(
+    kernel: Any,
+    like: Tensor,
+    held: str,
+    rows: int | None,
+    programs: Callable[[int], int],
+    arguments: Sequence[Any],
+    constants: dict[str, Any],
+    apart: tuple[Any, ...],
+) -> None:
+    """Run a kernel with the fastest of its configurations, which are timed on first use.
 
     Args:
+        like: a tensor on the device and of the dtype and head size of the call.
         held: name of the kernel's argument for the rows it holds.
         rows: their number if the caller has fixed it, None to try several.
-        row_bytes: bytes of one row of a tile.
-        is_cuda: False in the interpreter, which cannot time anything.
-
-    Whatever else is passed only tells calls apart that should be timed apart.
+        programs: how many programs a number of such rows makes.
+        arguments, constants: the kernel's other arguments.
+        apart: what tells calls apart that should be timed apart.
     """
-    if not is_cuda:
-        return triton.autotune([triton.Config({held: rows or _INTERPRETED[1]})], key=[])(kernel)
-    candidates = [c for c in _CANDIDATES if c[0] * row_bytes <= _HELD_BYTES and rows in (None, c[0])]
-    configs = [triton.Config({held: r}, num_warps=warps, num_stages=stages) for r, warps, stages in candidates]
-    return triton.autotune(configs, key=[])(kernel)
+    if not like.is_cuda:  # the interpreter cannot time anything
+        rows = rows or _INTERPRETED[1]
+        kernel[(programs(rows),)](*arguments, **constants, **{held: rows})
+        return
+    fastest = _tuned(kernel, held, rows, width(like.shape[-1]) * like.element_size(), apart)
+    with torch.cuda.device_of(like):  # Triton launches on the current device, wherever the tensors are
+        fastest[lambda meta: (programs(meta[held]),)](*arguments, **constants)
+
+
+def candidates(held: str, rows: int | None, row_bytes: int) -> list[triton.Config]:
+    """The configurations to choose from, for rows of so many bytes."""
+    some = [c for c in _CANDIDATES if c[0] * row_bytes <= _HELD_BYTES and rows in (None, c[0])]
+    return [triton.Config({held: r}, num_warps=warps, num_stages=stages) for r, warps, stages in some]
+
+
+@cache
+def _tuned(kernel: Any, held: str, rows: int | None, row_bytes: int, _: tuple[Any, ...]) -> Any:
+    return triton.autotune(candidates(held, rows, row_bytes), key=[])(kernel)
 
 
 def multiprocessors(device: torch.device) -> int:

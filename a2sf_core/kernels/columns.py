@@ -189,41 +189,37 @@ def column_scores(
     share = _share(group, triton.cdiv(n_keys, 128) * batch * kv_heads, blocks.multiprocessors(query.device))
     parts = group // share
     columns = max(16, triton.next_power_of_2(len(half_lives)))
-    width = blocks.width(dim)
     powers = [_LOG2_ZERO if h == 0 else max(_LOG2_ZERO, -1 / h) for h in half_lives]
     log2_alpha = _on_device(tuple(powers), query.device)  # [half_life]
     scores = torch.empty(parts, len(half_lives), batch, kv_heads, n_keys, device=query.device)
-    kernel = blocks.tuned(
-        _column_kernel, "BLOCK_KEYS", None, width * key.element_size(), query.is_cuda, columns, blocks.bucket(n)
+    arguments = (
+        *(query, key, lse, span.key_pos, log2_alpha, scores),
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *lse.stride()[:2],
+        *span.key_pos.stride(),
+        *(batch, kv_heads, n, n_keys, len(half_lives)),
+        *(last_pos, span.sliding_window or 0, scale * log2(e)),
     )
-    with torch.cuda.device_of(query):  # Triton launches on the current device, wherever the tensors are
-        kernel[lambda meta: (triton.cdiv(n_keys, meta["BLOCK_KEYS"]) * batch * kv_heads * parts,)](
-            query,
-            key,
-            lse,
-            span.key_pos,
-            log2_alpha,
-            scores,
-            *query.stride()[:3],
-            *key.stride()[:3],
-            *lse.stride()[:2],
-            *span.key_pos.stride(),
-            batch,
-            kv_heads,
-            n,
-            n_keys,
-            len(half_lives),
-            last_pos,
-            span.sliding_window or 0,
-            scale * log2(e),
-            GROUP=group,
-            SHARE=share,
-            DIM=dim,
-            WIDTH=width,
-            COLUMNS=columns,
-            WINDOWED=span.sliding_window is not None,
-            BLOCK_QUERIES=blocks.streamed_rows(query),
-        )
+    constants = {
+        "GROUP": group,
+        "SHARE": share,
+        "DIM": dim,
+        "WIDTH": blocks.width(dim),
+        "COLUMNS": columns,
+        "WINDOWED": span.sliding_window is not None,
+        "BLOCK_QUERIES": blocks.streamed_rows(query),
+    }
+    blocks.launch(
+        _column_kernel,
+        query,
+        "BLOCK_KEYS",
+        None,
+        lambda rows: triton.cdiv(n_keys, rows) * batch * kv_heads * parts,
+        arguments,
+        constants,
+        (columns, blocks.bucket(n)),
+    )
     return scores[0] if parts == 1 else scores.sum(0)
 
 

@@ -80,10 +80,10 @@ def main() -> None:
         for capability, ones in ((90, False), (86, False), (86, True)):
             for kernel, name, rows, constants in cases(dim, dtype, ones):
                 row_bytes = blocks.width(dim) * dtype.itemsize
-                tuner = blocks.tuned(kernel, name, rows, row_bytes, True, capability, ones)
+                configs = blocks.candidates(name, rows, row_bytes)
                 sizes = []
-                one = tuner.configs[:1] if capability == 90 else tuner.configs[-1:]
-                for config in tuner.configs if everything else one:
+                one = configs[:1] if capability == 90 else configs[-1:]
+                for config in configs if everything else one:
                     compiled = build(
                         kernel, capability, dtype, constants | config.kwargs, config.num_warps, config.num_stages
                     )

@@ -17,6 +17,9 @@ from torch import Tensor
 # With fewer queries than one tensor-core tile the plain code is at home: its rows of logits are small.
 _FEWEST_QUERIES = 16
 
+# Older ones crash on the float32 kernels, or were never tried.
+_OLDEST_TRITON = (3, 4)
+
 # Ampere: the first with bfloat16 and tf32 tensor cores, which the kernels are built on.
 _OLDEST_CAPABILITY = (8, 0)
 
@@ -47,6 +50,10 @@ def usable(query: Tensor, key: Tensor, value: Tensor | None = None) -> bool:
 def _is_ready(device: torch.device) -> bool:
     if find_spec("triton") is None:
         _warn('scores on this GPU use plain PyTorch, which is slow; install "a2sf-tune[triton]".')
+        return False
+    version = import_module("triton").__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
+        _warn(f"scores on this GPU use plain PyTorch: Triton is {version}, and 3.4 is needed (PyTorch 2.8 brings it).")
         return False
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST_CAPABILITY:

@@ -36,30 +36,35 @@ def attend_and_score(
 def attend_and_score_causal(
     query: Tensor, key: Tensor, value: Tensor, half_lives: Sequence[float], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """`a2sf_core.scores.attend_and_score_causal`: the library's own attention where it gives the log-sum-exp."""
-    batch, kv_heads, n, _ = key.shape
-    span = Span(0, torch.arange(n, device=key.device).expand(batch, kv_heads, n))
-    operator = causal_operator(query, key, value, scale)
-    if operator is None:
-        return attend_and_score(query, key, value, half_lives, scale, span)
-    output, lse = operator(query, key, value, scale)
-    return output, column_scores(query, key, lse, half_lives, scale, span)
+    """`a2sf_core.scores.attend_and_score_causal`."""
+    output, lse = _attend_causal(query, key, value, scale)
+    return output, column_scores(query, key, lse, half_lives, scale, _whole(key))
 
 
 def attend_and_score_left_padded(
     query: Tensor, key: Tensor, value: Tensor, half_lives: Sequence[float], scale: float, valid: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`a2sf_core.scores.attend_and_score_left_padded`: attention row by row, scores of all rows at once."""
-    batch, kv_heads, n, _ = key.shape
-    key_pos = torch.arange(n, device=key.device).expand(batch, n).masked_fill(~valid, -1)  # [batch, key]
-    span = Span(0, key_pos[:, None].expand(batch, kv_heads, n), valid)
-    operator = causal_operator(query, key, value, scale)
-    if operator is None:
-        return attend_and_score(query, key, value, half_lives, scale, span)
     output = torch.zeros_like(query)  # [batch, head, query, dim]
     lse = torch.full(query.shape[:3], inf, device=query.device)  # [batch, head, query]
     # The one question to the device on this path; whoever found that all padding is on the left has asked one too.
     for row, padded in enumerate((~valid).sum(-1).tolist()):
         own = (slice(row, row + 1), slice(None), slice(padded, None))
-        output[own], lse[own] = operator(query[own], key[own], value[own], scale)
-    return output, column_scores(query, key, lse, half_lives, scale, span)
+        output[own], lse[own] = _attend_causal(query[own], key[own], value[own], scale)
+    key_pos = _whole(key).key_pos.masked_fill(~valid[:, None], -1)  # [batch, kv_head, key]
+    return output, column_scores(query, key, lse, half_lives, scale, Span(0, key_pos, valid))
+
+
+def _attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    # The library's own attention where it gives the log-sum-exp.
+    operator = causal_operator(query, key, value, scale)
+    if operator is not None:
+        return operator(query, key, value, scale)
+    output, lse = attend(query, key, value, scale, _whole(key))
+    assert output is not None
+    return output, lse
+
+
+def _whole(key: Tensor) -> Span:
+    batch, kv_heads, n, _ = key.shape
+    return Span(0, torch.arange(n, device=key.device).expand(batch, kv_heads, n))

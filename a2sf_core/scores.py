@@ -7,6 +7,9 @@ for several half-lives g at once. Calls add up by the recurrence
     A(n + m) = alpha^m * A(n) + (scores of the m new queries)
 
 Grouped query heads are summed, so scores live in KV-head space. All accumulation is float32.
+
+This is the reference in plain PyTorch, and what runs on a CPU. On CUDA the same four functions hand over to
+`a2sf_core.kernels`, if Triton is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from math import inf, log2
 import torch
 from torch import Tensor
 
+from a2sf_core import kernels
 from a2sf_core.layer_policy import LayerPolicy
 
 # Attention that may be left out of one key, in sum over all skipped queries of a KV head: queries so old
@@ -82,6 +86,13 @@ def queries_that_matter(half_life: float, group: int) -> float:
     return max(1.0, half_life * log2(group / ((1 - alpha) * _SKIPPED_SCORE)))
 
 
+def last_queries(query: Tensor, span: Span, n: int) -> tuple[Tensor, Span]:
+    """The last `n` queries of a call, fewer than it has, and where they stand."""
+    skipped = query.shape[2] - n
+    valid = None if span.query_valid is None else span.query_valid[:, skipped:]
+    return query[:, :, skipped:], Span(span.query_start + skipped, span.key_pos, valid, span.sliding_window)
+
+
 def score(
     query: Tensor,
     key: Tensor,
@@ -104,10 +115,9 @@ def score(
         float32 `[half_life, batch, kv_head, key]`.
     """
     if window is not None and window < query.shape[2]:
-        skipped = query.shape[2] - window
-        valid = None if span.query_valid is None else span.query_valid[:, skipped:]
-        span = Span(span.query_start + skipped, span.key_pos, valid, span.sliding_window)
-        query = query[:, :, skipped:]
+        query, span = last_queries(query, span, window)
+    if (by_kernels := kernels.backend(query, key)) is not None:
+        return by_kernels.score(query, key, half_lives, scale, span)
     return _rows(query, key, None, half_lives, scale, span)[1]
 
 
@@ -123,6 +133,8 @@ def attend_and_score(
         attention output `[batch, head, query, dim]` in the dtype of `query`, and scores float32
         `[half_life, batch, kv_head, key]`. Rows of padded queries are finite and meaningless.
     """
+    if (by_kernels := kernels.backend(query, key, value)) is not None:
+        return by_kernels.attend_and_score(query, key, value, half_lives, scale, span)
     output, scores = _rows(query, key, value, half_lives, scale, span)
     assert output is not None
     return output, scores
@@ -132,6 +144,8 @@ def attend_and_score_causal(
     query: Tensor, key: Tensor, value: Tensor, half_lives: Sequence[float], scale: float
 ) -> tuple[Tensor, Tensor]:
     """The fast case of `attend_and_score`: as many queries as keys, nothing padded, evicted or windowed."""
+    if (by_kernels := kernels.backend(query, key, value)) is not None:
+        return by_kernels.attend_and_score_causal(query, key, value, half_lives, scale)
     batch, kv_heads, n, _ = key.shape
     if not _has_flash_with_lse(query, value):
         pos = torch.arange(n, device=key.device).expand(batch, kv_heads, n)
@@ -150,6 +164,8 @@ def attend_and_score_left_padded(
     Args:
         valid: bool `[batch, query]`, False then True along each row.
     """
+    if (by_kernels := kernels.backend(query, key, value)) is not None:
+        return by_kernels.attend_and_score_left_padded(query, key, value, half_lives, scale, valid)
     output = torch.zeros_like(query[..., : value.shape[-1]])  # [batch, head, query, dim]
     scores = torch.zeros(len(half_lives), *key.shape[:3], device=key.device)  # [half_life, batch, kv_head, key]
     for row, padded in enumerate((~valid).sum(-1).tolist()):

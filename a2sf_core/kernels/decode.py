@@ -1,0 +1,281 @@
+"""The two operations of `a2sf_core.slots` in Triton, with the same signatures.
+
+`attend` reads keys and values once: the slots are split over programs (flash decoding), each leaves its maximum, sum
+and weighted values, and a second kernel joins them. The new token is no slot yet: the first program of a head starts
+from it, and stores it. Query heads of a group share what is loaded, padded to the 16 rows of a matrix unit.
+`fold` reads the keys once for all queries of the ring and leaves nothing but scores.
+
+Not tuned on a GPU yet: docs/gpu-decode.md says what has been run.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from a2sf_core.slots import Slots, fold_weights
+
+# Slots that a program handles at a time, and at least so many in all.
+_BLOCK = 64
+
+# Programs per multiprocessor that the split aims at, so that loads overlap.
+_PROGRAMS = 4
+
+# Below any logit, and finite, so that the difference of two is a number.
+_LOWEST = tl.constexpr(-1e30)
+
+
+def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
+    """See `slots.attend`. Keys and values must have one head size."""
+    batch, kv_heads, capacity, dim = slots.keys.shape
+    heads = query.shape[1]
+    splits = _splits(batch * kv_heads, capacity, query.device)
+    values = query.new_empty(batch, heads, splits, dim, dtype=torch.float32)
+    maxima = query.new_empty(batch, heads, splits, dtype=torch.float32)
+    sums = torch.empty_like(maxima)
+    output = torch.empty(batch, heads, 1, dim, dtype=query.dtype, device=query.device)
+    query, ring = query.contiguous(), slots.ring
+    _attend[(batch * kv_heads, splits)](
+        query,
+        key.contiguous(),
+        value.contiguous(),
+        slots.keys,
+        slots.values,
+        slots.positions,
+        slots.free,
+        slots.now,
+        slots.turn,
+        values,
+        maxima,
+        sums,
+        scale,
+        heads // kv_heads,
+        capacity,
+        slots.free.shape[-1],
+        dim,
+        triton.cdiv(triton.cdiv(capacity, splits), _BLOCK) * _BLOCK,
+        SPLITS=splits,
+        WINDOW=sliding_window or 0,
+        GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
+        DIM=max(16, triton.next_power_of_2(dim)),
+        BLOCK=_BLOCK,
+    )
+    _join[(batch * heads,)](
+        query,
+        values,
+        maxima,
+        sums,
+        output,
+        slots.now,
+        query if ring is None else ring.queries,
+        maxima if ring is None else ring.lse,
+        slots.positions if ring is None else ring.positions,
+        heads,
+        dim,
+        splits,
+        RING=0 if ring is None else ring.positions.shape[1],
+        SPLITS=triton.next_power_of_2(splits),
+        DIM=triton.next_power_of_2(dim),
+    )
+    return output
+
+
+def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
+    """See `slots.fold`."""
+    ring, scores = slots.ring, slots.scores
+    assert ring is not None and scores is not None
+    weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
+    batch, kv_heads, capacity, dim = slots.keys.shape
+    size = ring.positions.shape[1]
+    _fold[(batch * kv_heads, triton.cdiv(capacity, _BLOCK))](
+        ring.queries,
+        ring.lse,
+        ring.positions,
+        weights,
+        rest,
+        slots.keys,
+        slots.positions,
+        scores,
+        scale,
+        kv_heads,
+        capacity,
+        dim,
+        size,
+        GROUP=ring.queries.shape[1] // kv_heads,
+        WINDOW=sliding_window or 0,
+        RING=max(16, triton.next_power_of_2(size)),
+        DIM=max(16, triton.next_power_of_2(dim)),
+        BLOCK=_BLOCK,
+    )
+    ring.positions.fill_(-1)
+
+
+def _splits(pairs: int, capacity: int, device: torch.device) -> int:
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    wanted = triton.cdiv(_PROGRAMS * processors, pairs)
+    return max(1, min(wanted, triton.cdiv(capacity, _BLOCK)))
+
+
+@triton.jit
+def _attend(
+    query,  # noqa: ANN001
+    new_key,  # noqa: ANN001
+    new_value,  # noqa: ANN001
+    keys,  # noqa: ANN001
+    values,  # noqa: ANN001
+    positions,  # noqa: ANN001
+    free,  # noqa: ANN001
+    now,  # noqa: ANN001
+    turn,  # noqa: ANN001
+    out_values,  # noqa: ANN001
+    out_maxima,  # noqa: ANN001
+    out_sums,  # noqa: ANN001
+    scale,  # noqa: ANN001
+    group,  # noqa: ANN001
+    capacity,  # noqa: ANN001
+    n_free,  # noqa: ANN001
+    dim,  # noqa: ANN001
+    per_split,  # noqa: ANN001
+    SPLITS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # noqa: ANN202
+    pair = tl.program_id(0).to(tl.int64)  # batch * kv_heads + kv_head
+    split = tl.program_id(1)
+    rows, dims = tl.arange(0, GROUP), tl.arange(0, DIM)
+    is_row, is_dim = rows < group, dims < dim
+    at_rows = (pair * group + rows)[:, None] * dim + dims[None, :]
+    q = tl.load(query + at_rows, mask=is_row[:, None] & is_dim[None, :], other=0.0)  # [GROUP, DIM]
+    position = tl.load(now).to(tl.int32)
+    slot = tl.load(free + pair * n_free + tl.load(turn))
+
+    k = tl.load(new_key + pair * dim + dims, mask=is_dim, other=0.0)  # [DIM]
+    v = tl.load(new_value + pair * dim + dims, mask=is_dim, other=0.0)
+    is_first = split == 0
+    own_logits = tl.sum(q.to(tl.float32) * k.to(tl.float32)[None, :], 1) * scale  # [GROUP]
+    maximum = tl.where(is_first, own_logits, _LOWEST)
+    total = tl.where(is_first, 1.0, 0.0) + tl.zeros([GROUP], tl.float32)
+    mixed = tl.where(is_first, 1.0, 0.0) * (tl.zeros([GROUP, DIM], tl.float32) + v.to(tl.float32)[None, :])
+    # Other programs may read the slot before or after these stores: they take no notice of it.
+    if is_first:
+        tl.store(keys + (pair * capacity + slot) * dim + dims, k, mask=is_dim)
+        tl.store(values + (pair * capacity + slot) * dim + dims, v, mask=is_dim)
+        tl.store(positions + pair * capacity + slot, position)
+
+    start = split * per_split
+    stop = tl.minimum(start + per_split, capacity)
+    for first in range(start, stop, BLOCK):
+        slots = first + tl.arange(0, BLOCK)
+        inside = slots < stop
+        held = tl.load(positions + pair * capacity + slots, mask=inside, other=-1)
+        seen = (held >= 0) & (slots != slot)
+        if WINDOW > 0:
+            seen = seen & (held > position - WINDOW)
+        at_slots = (pair * capacity + slots)[:, None] * dim + dims[None, :]
+        loads = inside[:, None] & is_dim[None, :]
+        block = tl.load(keys + at_slots, mask=loads, other=0.0)  # [BLOCK, DIM]
+        logits = tl.dot(q, tl.trans(block), input_precision="ieee") * scale  # [GROUP, BLOCK]
+        logits = tl.where(seen[None, :], logits, _LOWEST)
+        higher = tl.maximum(maximum, tl.max(logits, 1))
+        probs = tl.where(seen[None, :], tl.exp(logits - higher[:, None]), 0.0)
+        less = tl.exp(maximum - higher)
+        total = total * less + tl.sum(probs, 1)
+        block = tl.load(values + at_slots, mask=loads, other=0.0)
+        block = tl.where(seen[:, None], block, 0.0)  # what the stores above tear must not be multiplied, not even by 0
+        mixed = mixed * less[:, None] + tl.dot(probs.to(block.dtype), block, input_precision="ieee")
+        maximum = higher
+
+    at_parts = (pair * group + rows) * SPLITS + split
+    tl.store(out_maxima + at_parts, maximum, mask=is_row)
+    tl.store(out_sums + at_parts, total, mask=is_row)
+    tl.store(out_values + at_parts[:, None] * dim + dims[None, :], mixed, mask=is_row[:, None] & is_dim[None, :])
+
+
+@triton.jit
+def _join(
+    query,  # noqa: ANN001
+    in_values,  # noqa: ANN001
+    in_maxima,  # noqa: ANN001
+    in_sums,  # noqa: ANN001
+    output,  # noqa: ANN001
+    now,  # noqa: ANN001
+    ring_queries,  # noqa: ANN001
+    ring_lse,  # noqa: ANN001
+    ring_positions,  # noqa: ANN001
+    heads,  # noqa: ANN001
+    dim,  # noqa: ANN001
+    splits,  # noqa: ANN001
+    RING: tl.constexpr,
+    SPLITS: tl.constexpr,
+    DIM: tl.constexpr,
+):  # noqa: ANN202
+    row = tl.program_id(0).to(tl.int64)  # batch * heads + head
+    parts, dims = tl.arange(0, SPLITS), tl.arange(0, DIM)
+    is_part, is_dim = parts < splits, dims < dim
+    maxima = tl.load(in_maxima + row * splits + parts, mask=is_part, other=_LOWEST)  # [SPLITS]
+    sums = tl.load(in_sums + row * splits + parts, mask=is_part, other=0.0)
+    at_parts = (row * splits + parts)[:, None] * dim + dims[None, :]
+    values = tl.load(in_values + at_parts, mask=is_part[:, None] & is_dim[None, :], other=0.0)  # [SPLITS, DIM]
+    maximum = tl.max(maxima, 0)
+    weights = tl.exp(maxima - maximum)
+    total = tl.sum(weights * sums, 0)
+    mixed = tl.sum(values * weights[:, None], 0) / total  # [DIM]
+    tl.store(output + row * dim + dims, mixed.to(output.dtype.element_ty), mask=is_dim)
+    if RING > 0:
+        position = tl.load(now)
+        place = position % RING
+        q = tl.load(query + row * dim + dims, mask=is_dim, other=0.0)
+        tl.store(ring_queries + (row * RING + place) * dim + dims, q, mask=is_dim)
+        tl.store(ring_lse + row * RING + place, maximum + tl.log(total))
+        # All heads of a row store the same number.
+        tl.store(ring_positions + (row // heads) * RING + place, position.to(tl.int32))
+
+
+@triton.jit
+def _fold(
+    queries,  # noqa: ANN001
+    lse,  # noqa: ANN001
+    query_positions,  # noqa: ANN001
+    weights,  # noqa: ANN001
+    rest,  # noqa: ANN001
+    keys,  # noqa: ANN001
+    positions,  # noqa: ANN001
+    scores,  # noqa: ANN001
+    scale,  # noqa: ANN001
+    kv_heads,  # noqa: ANN001
+    capacity,  # noqa: ANN001
+    dim,  # noqa: ANN001
+    size,  # noqa: ANN001
+    GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    RING: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # noqa: ANN202
+    pair = tl.program_id(0).to(tl.int64)  # batch * kv_heads + kv_head
+    batch = pair // kv_heads
+    slots = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    places, dims = tl.arange(0, RING), tl.arange(0, DIM)
+    inside, is_place, is_dim = slots < capacity, places < size, dims < dim
+    held = tl.load(positions + pair * capacity + slots, mask=inside, other=-1)  # [BLOCK]
+    at_slots = (pair * capacity + slots)[:, None] * dim + dims[None, :]
+    block = tl.load(keys + at_slots, mask=inside[:, None] & is_dim[None, :], other=0.0)  # [BLOCK, DIM]
+    asked = tl.load(query_positions + batch * size + places, mask=is_place, other=-1)  # [RING]
+    weight = tl.load(weights + batch * size + places, mask=is_place, other=0.0)
+    seen = (held[:, None] >= 0) & (held[:, None] <= asked[None, :])  # [BLOCK, RING]
+    if WINDOW > 0:
+        seen = seen & (held[:, None] > asked[None, :] - WINDOW)
+    new = tl.zeros([BLOCK], tl.float32)
+    for member in range(GROUP):
+        at_places = (pair * GROUP + member) * size + places  # [RING]
+        q = tl.load(queries + at_places[:, None] * dim + dims[None, :], mask=is_place[:, None] & is_dim[None, :], other=0.0)
+        own_lse = tl.load(lse + at_places, mask=is_place, other=0.0)
+        logits = tl.dot(block, tl.trans(q), input_precision="ieee") * scale - own_lse[None, :]  # [BLOCK, RING]
+        new += tl.sum(tl.where(seen, tl.exp(logits), 0.0) * weight[None, :], 1)
+    at = pair * capacity + slots
+    old = tl.load(scores + at, mask=inside, other=0.0) * tl.load(rest + batch)
+    tl.store(scores + at, old + new, mask=inside)

@@ -86,9 +86,11 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(layer, SlotLayer):  # one decoded token, which is never padding
         read = partial(SlotPart.attend, scale=scale, sliding_window=sliding_window)
+        if len(layer.parts) == 1:
+            return read(layer.parts[0], query, key, value).transpose(1, 2), None
         return _by_budget(layer.groups(), query, key, value, read), None
     valid = _new_tokens(attention_mask, layer.get_seq_length(), query.shape[2])
-    rest = {"valid": valid, "scale": scale, "sliding_window": sliding_window}
+    rest: dict[str, Any] = {"valid": valid, "scale": scale, "sliding_window": sliding_window}
     if isinstance(layer, A2SFLayer):
         return _read(layer, query, key, value, module=module, **rest).transpose(1, 2).contiguous(), None
     assert isinstance(layer, RaggedLayer)

@@ -22,7 +22,6 @@ from a2sf_core.attach import cache_argument
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
-from a2sf_core.ragged_layer import RaggedLayer
 from a2sf_core.slot_layer import RING, Clock, SlotLayer
 
 # Steps between two questions whether all rows have ended: each waits for the device.
@@ -37,10 +36,18 @@ class Decoder:
 
     Attributes:
         tokens: int64 `[batch, steps + 1]`: the first token, and one for each step done.
-        logits: `[batch, vocabulary]` of the last step, overwritten by the next; None before the first.
+        logits: `[batch, vocabulary]` of the last step, overwritten by the next.
     """
 
-    def __init__(self, model: Any, cache: Any, first: Tensor, steps: int, graphs: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        cache: Any,
+        first: Tensor,
+        steps: int,
+        graphs: bool | None = None,
+        compiled: bool = False,
+    ) -> None:
         """Move the tokens of `cache` into static buffers, layer by layer.
 
         Args:
@@ -49,6 +56,8 @@ class Decoder:
             first: int64 `[batch]`, the token that follows the prompt.
             steps: how many times `step` will be called at most.
             graphs: replay CUDA graphs; None for wherever that works.
+            compiled: put the steps through torch.compile first, which takes a minute and joins the many small
+                kernels of a transformers model.
 
         Raises:
             A2SFError: if the model is not attached or the cache has read nothing or is not of a policy.
@@ -73,11 +82,12 @@ class Decoder:
         self.tokens = torch.zeros(len(first), steps + 1, dtype=torch.long, device=first.device)
         self.tokens[:, 0] = first
         self._token = first[:, None].clone()  # [batch, 1]
-        self.logits: Tensor | None = None
+        self.logits = torch.zeros(len(first), text.vocab_size, dtype=model.dtype, device=first.device)
         pool = torch.cuda.graph_pool_handle() if graphs else None
-        self._step = _Replayed(self.run_model, pool, graphs)
-        self._fold = _Replayed(self.fold, pool, graphs)
-        self._evict = _Replayed(self.evict, pool, graphs)
+        self._step, self._fold, self._evict = (
+            _Replayed(torch.compile(function, fullgraph=True) if compiled else function, pool, graphs)
+            for function in (self.run_model, self.fold, self.evict)
+        )
 
     def step(self) -> None:
         """Decode one token; score and evict where that is due, which the host counts by itself."""
@@ -111,8 +121,6 @@ class Decoder:
             **{self._cache_name: self._cache},
         )
         logits = output.logits[:, -1]  # [batch, vocabulary]
-        if self.logits is None:
-            self.logits = torch.empty_like(logits)
         self.logits.copy_(logits)
         torch.argmax(logits, dim=-1, keepdim=True, out=self._token)
         self._positions.add_(1)
@@ -152,13 +160,15 @@ def decode(
         end of the longest row among them.
     """
     decoder = Decoder(model, cache, first, max_new_tokens - 1)
-    for done in range(1, max_new_tokens):
-        decoder.step()
-        if eos_token_id is not None and done % _ASK_EVERY == 0:
-            ended = (decoder.tokens[:, : done + 1] == eos_token_id).any(-1)  # [batch]
-            if bool(ended.all()):
-                break
-    decoder.close()
+    try:
+        for done in range(1, max_new_tokens):
+            decoder.step()
+            if eos_token_id is not None and done % _ASK_EVERY == 0:
+                ended = (decoder.tokens[:, : done + 1] == eos_token_id).any(-1)  # [batch]
+                if bool(ended.all()):
+                    break
+    finally:
+        decoder.close()
     tokens = decoder.tokens[:, : decoder._done + 1]
     if eos_token_id is None:
         return tokens

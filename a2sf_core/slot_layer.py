@@ -67,6 +67,7 @@ class SlotPart:
             raise A2SFError("this cache observes several scores at once; decode from a cache made by policy.cache().")
         self._layer, self._clock, self._steps = layer, clock, steps
         self._n_valid = layer.n_valid  # [batch], when decoding begins
+        self._operations = _operations(layer.keys)
         self._scale = 1.0
         self._sliding_window: int | None = None
         self.evicts = layer.rule.budget is not None and layer.decode_every is not None
@@ -83,7 +84,7 @@ class SlotPart:
             keys=_moved(layer.keys, order, kept, capacity, 0),
             values=_moved(layer.values, order, kept, capacity, 0),
             positions=positions,
-            free=empty_slots(positions, n_free),
+            free=empty_slots(positions, n_free).contiguous(),
             scores=_moved(layer.scores[0], order, kept, capacity, 0) if self.folds else None,
             ring=self._ring(group, min(RING, n_free)),
             now=clock.now,
@@ -127,12 +128,12 @@ class SlotPart:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
         """`slots.attend`: take in one token and attend over all."""
         self._scale, self._sliding_window = scale, sliding_window
-        return _operations(query).attend(self.slots, query, key, value, scale, sliding_window)
+        return self._operations.attend(self.slots, query, key, value, scale, sliding_window)
 
     def fold(self) -> None:
         """Bring the scores up to date, if any are kept up."""
         if self.folds:
-            _operations(self.slots.keys).fold(self.slots, self._layer.rule.alpha, self._scale, self._sliding_window)
+            self._operations.fold(self.slots, self._layer.rule.alpha, self._scale, self._sliding_window)
 
     def evict(self) -> None:
         """Drop down to the budgets, which are reckoned on the device, and look for the holes. Folds first."""
@@ -199,7 +200,7 @@ class SlotLayer(PruningLayer):
         self.layer = layer
         self._seen = layer.get_seq_length()
         whole: list[tuple[Heads, A2SFLayer]] = [(slice(None), layer)] if isinstance(layer, A2SFLayer) else []
-        pairs = whole or list(layer.groups())  # type: ignore[union-attr]
+        pairs = whole or list(layer.groups())
         self._heads = [heads for heads, _ in pairs]
         self.parts = [SlotPart(part, group, clock, steps) for _, part in pairs]
         self.device, self.dtype = layer.device, layer.dtype
@@ -247,9 +248,9 @@ class SlotLayer(PruningLayer):
         raise A2SFError("the rows of a cache cannot change while a Decoder runs on it; close the Decoder first.")
 
 
-def _operations(tensor: Tensor) -> Any:
-    """The module whose `attend` and `fold` serve this device and head size."""
-    if tensor.device.type == "cuda" and find_spec("triton") is not None:
+def _operations(keys: Tensor) -> Any:
+    """The module whose `attend` and `fold` serve these keys."""
+    if keys.is_cuda and find_spec("triton") is not None:
         from a2sf_core.kernels import decode as kernels
 
         return kernels

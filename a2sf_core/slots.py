@@ -95,7 +95,8 @@ def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float
 def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
     """Score the ring's queries by the recurrence A(n + m) = alpha^m * A(n) + (the m new queries), and empty it."""
     ring, scores = slots.ring, slots.scores
-    assert ring is not None and scores is not None
+    assert ring is not None
+    assert scores is not None
     logits = _ring_logits(slots, ring, scale)  # [batch, kv_head, group, ring, slot]
     lse = ring.lse.view(logits.shape[:-1]).unsqueeze(-1)  # [batch, kv_head, group, ring, 1]
     probs = (logits - lse).exp_().masked_fill_(_hidden_from_ring(slots, ring, sliding_window), 0).sum(2)

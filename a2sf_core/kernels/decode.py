@@ -85,7 +85,8 @@ def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float
 def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
     """See `slots.fold`."""
     ring, scores = slots.ring, slots.scores
-    assert ring is not None and scores is not None
+    assert ring is not None
+    assert scores is not None
     weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
     batch, kv_heads, capacity, dim = slots.keys.shape
     size = ring.positions.shape[1]
@@ -119,30 +120,30 @@ def _splits(pairs: int, capacity: int, device: torch.device) -> int:
 
 @triton.jit
 def _attend(
-    query,  # noqa: ANN001
-    new_key,  # noqa: ANN001
-    new_value,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    positions,  # noqa: ANN001
-    free,  # noqa: ANN001
-    now,  # noqa: ANN001
-    turn,  # noqa: ANN001
-    out_values,  # noqa: ANN001
-    out_maxima,  # noqa: ANN001
-    out_sums,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    group,  # noqa: ANN001
-    capacity,  # noqa: ANN001
-    n_free,  # noqa: ANN001
-    dim,  # noqa: ANN001
-    per_split,  # noqa: ANN001
+    query,
+    new_key,
+    new_value,
+    keys,
+    values,
+    positions,
+    free,
+    now,
+    turn,
+    out_values,
+    out_maxima,
+    out_sums,
+    scale,
+    group,
+    capacity,
+    n_free,
+    dim,
+    per_split,
     SPLITS: tl.constexpr,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # noqa: ANN202
+):
     pair = tl.program_id(0).to(tl.int64)  # batch * kv_heads + kv_head
     split = tl.program_id(1)
     rows, dims = tl.arange(0, GROUP), tl.arange(0, DIM)
@@ -195,22 +196,22 @@ def _attend(
 
 @triton.jit
 def _join(
-    query,  # noqa: ANN001
-    in_values,  # noqa: ANN001
-    in_maxima,  # noqa: ANN001
-    in_sums,  # noqa: ANN001
-    output,  # noqa: ANN001
-    now,  # noqa: ANN001
-    ring_queries,  # noqa: ANN001
-    ring_lse,  # noqa: ANN001
-    ring_positions,  # noqa: ANN001
-    heads,  # noqa: ANN001
-    dim,  # noqa: ANN001
-    splits,  # noqa: ANN001
+    query,
+    in_values,
+    in_maxima,
+    in_sums,
+    output,
+    now,
+    ring_queries,
+    ring_lse,
+    ring_positions,
+    heads,
+    dim,
+    splits,
     RING: tl.constexpr,
     SPLITS: tl.constexpr,
     DIM: tl.constexpr,
-):  # noqa: ANN202
+):
     row = tl.program_id(0).to(tl.int64)  # batch * heads + head
     parts, dims = tl.arange(0, SPLITS), tl.arange(0, DIM)
     is_part, is_dim = parts < splits, dims < dim
@@ -235,25 +236,25 @@ def _join(
 
 @triton.jit
 def _fold(
-    queries,  # noqa: ANN001
-    lse,  # noqa: ANN001
-    query_positions,  # noqa: ANN001
-    weights,  # noqa: ANN001
-    rest,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    positions,  # noqa: ANN001
-    scores,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    kv_heads,  # noqa: ANN001
-    capacity,  # noqa: ANN001
-    dim,  # noqa: ANN001
-    size,  # noqa: ANN001
+    queries,
+    lse,
+    query_positions,
+    weights,
+    rest,
+    keys,
+    positions,
+    scores,
+    scale,
+    kv_heads,
+    capacity,
+    dim,
+    size,
     GROUP: tl.constexpr,
     WINDOW: tl.constexpr,
     RING: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # noqa: ANN202
+):
     pair = tl.program_id(0).to(tl.int64)  # batch * kv_heads + kv_head
     batch = pair // kv_heads
     slots = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -270,7 +271,9 @@ def _fold(
     new = tl.zeros([BLOCK], tl.float32)
     for member in range(GROUP):
         at_places = (pair * GROUP + member) * size + places  # [RING]
-        q = tl.load(queries + at_places[:, None] * dim + dims[None, :], mask=is_place[:, None] & is_dim[None, :], other=0.0)
+        q = tl.load(
+            queries + at_places[:, None] * dim + dims[None, :], mask=is_place[:, None] & is_dim[None, :], other=0.0
+        )
         own_lse = tl.load(lse + at_places, mask=is_place, other=0.0)
         logits = tl.dot(block, tl.trans(q), input_precision="ieee") * scale - own_lse[None, :]  # [BLOCK, RING]
         new += tl.sum(tl.where(seen, tl.exp(logits), 0.0) * weight[None, :], 1)

@@ -36,7 +36,9 @@ POLICIES = {
     "every 4": Policy(MIXED, decode_every=4),
     "every 4, chunks": Policy(MIXED, evict="chunk=8", decode_every=4),
     "step": Policy(MIXED, evict="step"),
-    "window": Policy((LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(), LayerPolicy(16.0, 0.5)), decode_every=3),
+    "window": Policy(
+        (LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(), LayerPolicy(16.0, 0.5)), decode_every=3
+    ),
     "streaming": Policy.streaming_llm(3, 10, sink=3, decode_every=2),
     "budget reached late": Policy((LayerPolicy(4.0, 35), LayerPolicy(budget=1000), LayerPolicy(2.0, 1.0)), "step"),
     "full": Policy.full(3),
@@ -214,6 +216,23 @@ def test_nothing_is_asked_of_the_host(wide: Any, name: str) -> None:  # noqa: F8
             decoder.fold()
             decoder.evict()
         assert decoder.tokens.device.type == "meta"
+
+
+def test_torch_compile_sees_one_graph_and_compiles_once(llama: Any) -> None:
+    policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
+    valid = models.padding(2, N_PROMPT, 6)
+    (cache, first), (other, _) = read(llama, policy, ids, valid), read(llama, policy, ids, valid)
+    with policy.attach(llama), torch._dynamo.config.patch(error_on_recompile=True):
+        mine, theirs = Decoder(llama, cache, first, 9), Decoder(llama, other, first, 9)
+        step = torch.compile(mine.run_model, fullgraph=True, backend="eager")
+        evict = torch.compile(lambda: mine.evict(), fullgraph=True, backend="eager")
+        for count in range(1, 10):
+            step()
+            if count % 4 == 0:
+                evict()
+            theirs.step()
+            torch.testing.assert_close(mine.logits, theirs.logits, atol=1e-4, rtol=0)
+        assert torch.equal(mine.tokens, theirs.tokens)
 
 
 def _to_meta(decoder: Decoder) -> None:

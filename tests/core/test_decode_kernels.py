@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from a2sf_core import slot_layer
 from a2sf_core import slots as plain
 from a2sf_core.slots import Ring, Slots
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported
+from . import models
+from .test_decode import POLICIES, check
+
 pytest.importorskip("triton")
 kernels: Any = pytest.importorskip("a2sf_core.kernels.decode")
 
@@ -46,14 +51,16 @@ def filled(group: int, capacity: int, dim: int, ring: int, seed: int = 0) -> Slo
 
 def twin(slots: Slots) -> Slots:
     """A copy that shares nothing."""
-    assert slots.ring is not None and slots.scores is not None
+    assert slots.ring is not None
+    assert slots.scores is not None
     ring = Ring(slots.ring.queries.clone(), slots.ring.lse.clone(), slots.ring.positions.clone())
     copies = {name: getattr(slots, name).clone() for name in ("keys", "values", "positions", "scores", "now", "turn")}
     return replace(slots, ring=ring, **copies)
 
 
 def same(a: Slots, b: Slots) -> None:
-    assert a.ring is not None and b.ring is not None
+    assert a.ring is not None
+    assert b.ring is not None
     for name in ("keys", "values", "positions", "scores"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), atol=1e-5, rtol=1e-5)
     for name in ("queries", "lse", "positions"):
@@ -101,3 +108,47 @@ def test_without_a_ring() -> None:
     query, key, value = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 1, 16), torch.randn(2, 2, 1, 16)
     got = kernels.attend(replace(slots, positions=slots.positions.clone()), query, key, value, 0.25, None)
     torch.testing.assert_close(got, plain.attend(slots, query, key, value, 0.25, None), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral-sliding"])
+def test_a_whole_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_layer, "_operations", lambda keys: kernels)
+    check(models.build(family), POLICIES["every 4"], left=6)
+
+
+_COMPILE = """
+import a2sf_core.kernels.decode as kernels
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+ARGUMENTS = {
+    "_attend": ("new_key new_value keys values query", dict(SPLITS=3, WINDOW=0, GROUP=16, DIM=128, BLOCK=64)),
+    "_join": ("query output ring_queries", dict(RING=32, SPLITS=4, DIM=128)),
+    "_fold": ("queries keys", dict(GROUP=4, WINDOW=0, RING=32, DIM=128, BLOCK=64)),
+}
+WORDS = {"scale": "fp32", "positions": "*i32", "ring_positions": "*i32", "query_positions": "*i32"}
+WORDS |= dict.fromkeys(["free", "now", "turn"], "*i64")
+WORDS |= dict.fromkeys("group capacity n_free dim per_split heads splits kv_heads size".split(), "i32")
+for name, (halves, constants) in ARGUMENTS.items():
+    kernel = getattr(kernels, name)
+    types = {n: "constexpr" if n in constants else WORDS.get(n, "*fp32") for n in kernel.arg_names}
+    types |= dict.fromkeys(halves.split(), "*bf16")
+    place = kernel.arg_names.index
+    aligned = {(place(n),): [["tt.divisibility", 16]] for n in types if types[n][0] == "*" or n == "dim"}
+    source = ASTSource(kernel, types, {(place(n),): value for n, value in constants.items()}, aligned)
+    made = compile(source, target=GPUTarget("cuda", 90, 32))
+    text = made.asm["ptx"]
+    assert len(made.asm["cubin"]) > 1000
+    print(name, made.metadata.shared, text.count(".local"), "cp.async.cg.shared.global" in text)
+"""
+
+
+def test_machine_code_for_hopper() -> None:
+    """No GPU is needed to compile: nothing spills, keys come 16 bytes at a time, three programs fit."""
+    settings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True, env=settings, check=False)
+    assert done.returncode == 0, done.stderr
+    made = {name: rest for name, *rest in map(str.split, done.stdout.splitlines())}
+    assert set(made) == {"_attend", "_join", "_fold"}
+    assert all(local == "0" for _, local, _ in made.values())
+    assert 3 * (int(made["_attend"][0]) + 1024) <= 228 * 1024
+    assert made["_attend"][2] == made["_fold"][2] == "True"

@@ -37,6 +37,7 @@ class Decoder:
     Attributes:
         tokens: int64 `[batch, steps + 1]`: the first token, and one for each step done.
         logits: `[batch, vocabulary]` of the last step, overwritten by the next.
+        calls: what steps are made of, "run", "fold" and "evict", each compiled and captured as asked.
     """
 
     def __init__(
@@ -84,24 +85,24 @@ class Decoder:
         self._token = first[:, None].clone()  # [batch, 1]
         self.logits = torch.zeros(len(first), text.vocab_size, dtype=model.dtype, device=first.device)
         pool = torch.cuda.graph_pool_handle() if graphs else None
-        self._step, self._fold, self._evict = (
-            _Replayed(torch.compile(function, fullgraph=True) if compiled else function, pool, graphs)
-            for function in (self.run_model, self.fold, self.evict)
-        )
+        self.calls = {
+            name: _Replayed(torch.compile(function, fullgraph=True) if compiled else function, pool, graphs)
+            for name, function in (("run", self.run_model), ("fold", self.fold), ("evict", self.evict))
+        }
 
     def step(self) -> None:
         """Decode one token; score and evict where that is due, which the host counts by itself."""
         if self._done == self._steps:
             raise A2SFError(f"this Decoder has room for {self._steps} steps, and all are done.")
-        self._step()
+        self.calls["run"]()
         self._done += 1
         self._since_folded += 1
         self._since_cut += 1
         if self._every is not None and self._since_cut % self._every == 0:
-            self._evict()
+            self.calls["evict"]()
             self._since_folded = 0
         elif self._since_folded == RING:
-            self._fold()
+            self.calls["fold"]()
             self._since_folded = 0
 
     @torch.no_grad()

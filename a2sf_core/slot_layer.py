@@ -87,6 +87,7 @@ class SlotPart:
             free=empty_slots(positions, n_free).contiguous(),
             scores=_moved(layer.scores[0], order, kept, capacity, 0) if self.folds else None,
             ring=self._ring(group, min(RING, n_free)),
+            filled=capacity if self.evicts else kept,
             now=clock.now,
             turn=clock.turn if self.evicts else clock.decoded,
         )

@@ -45,6 +45,7 @@ class Slots:
         free: int64 `[batch, kv_head, n]`, the slots for the next tokens, in turn.
         scores: float32 `[batch, kv_head, slot]`, zero in empty slots; None if none are kept up.
         ring: the last queries, None if nothing is scored.
+        filled: slots from this one on are taken in their order, so that whatever lies beyond the newest is empty.
         now: int64 `[1]`, position of the next token; shared by all layers, as is
         turn: int64 `[1]`, which of `free` it takes.
     """
@@ -55,6 +56,7 @@ class Slots:
     free: Tensor
     scores: Tensor | None
     ring: Ring | None
+    filled: int
     now: Tensor
     turn: Tensor
 

@@ -55,7 +55,7 @@ def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float
         capacity,
         slots.free.shape[-1],
         dim,
-        triton.cdiv(triton.cdiv(capacity, splits), _BLOCK) * _BLOCK,
+        slots.filled,
         SPLITS=splits,
         WINDOW=sliding_window or 0,
         GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
@@ -137,7 +137,7 @@ def _attend(
     capacity,
     n_free,
     dim,
-    per_split,
+    filled,
     SPLITS: tl.constexpr,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
@@ -166,8 +166,11 @@ def _attend(
         tl.store(values + (pair * capacity + slot) * dim + dims, v, mask=is_dim)
         tl.store(positions + pair * capacity + slot, position)
 
+    # Room for tokens to come is not read. The rest is split evenly, in whole blocks.
+    used = tl.maximum(slot.to(tl.int32) + 1, filled)
+    per_split = tl.cdiv(tl.cdiv(used, SPLITS), BLOCK) * BLOCK
     start = split * per_split
-    stop = tl.minimum(start + per_split, capacity)
+    stop = tl.minimum(start + per_split, used)
     for first in range(start, stop, BLOCK):
         slots = first + tl.arange(0, BLOCK)
         inside = slots < stop

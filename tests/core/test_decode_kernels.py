@@ -44,6 +44,7 @@ def filled(group: int, capacity: int, dim: int, ring: int, seed: int = 0) -> Slo
             torch.zeros(2, 2 * group, ring),
             torch.full((2, ring), -1, dtype=torch.int32),
         ),
+        filled=capacity,
         now=torch.tensor([NOW]),
         turn=torch.tensor([0]),
     )
@@ -103,6 +104,21 @@ def test_what_lies_in_empty_slots_does_not_count() -> None:
     torch.testing.assert_close(got, plain.attend(clean, query, key, value, 0.25, None), atol=1e-5, rtol=1e-5)
 
 
+def test_room_for_tokens_to_come_is_not_read() -> None:
+    slots = filled(2, 200, 16, 2)
+    slots.positions[:, :, 130:] = -1
+    slots = replace(slots, free=torch.arange(130, 140).repeat(2, 2, 1), filled=130)
+    clean = twin(slots)
+    slots.values[:, :, 135:] = float("nan")
+    for turn in range(5):
+        query, key, value = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 1, 16), torch.randn(2, 2, 1, 16)
+        got = kernels.attend(slots, query, key, value, 0.25, None)
+        torch.testing.assert_close(got, plain.attend(clean, query, key, value, 0.25, None), atol=1e-5, rtol=1e-5)
+        for each in (slots, clean):
+            each.now += 1
+            each.turn.fill_(turn + 1)
+
+
 def test_without_a_ring() -> None:
     slots = replace(filled(2, 100, 16, 2), ring=None)
     query, key, value = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 1, 16), torch.randn(2, 2, 1, 16)
@@ -127,7 +143,7 @@ ARGUMENTS = {
 }
 WORDS = {"scale": "fp32", "positions": "*i32", "ring_positions": "*i32", "query_positions": "*i32"}
 WORDS |= dict.fromkeys(["free", "now", "turn"], "*i64")
-WORDS |= dict.fromkeys("group capacity n_free dim per_split heads splits kv_heads size".split(), "i32")
+WORDS |= dict.fromkeys("group capacity n_free dim filled heads splits kv_heads size".split(), "i32")
 for name, (halves, constants) in ARGUMENTS.items():
     kernel = getattr(kernels, name)
     types = {n: "constexpr" if n in constants else WORDS.get(n, "*fp32") for n in kernel.arg_names}

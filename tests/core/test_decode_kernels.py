@@ -95,6 +95,26 @@ def test_two_tokens_and_a_fold(
     same(mine, theirs)
 
 
+def test_half_precision() -> None:
+    """In float16, as the interpreter multiplies the bit patterns of bfloat16 numbers."""
+    exact = filled(4, 200, 32, 3)
+    assert exact.ring is not None
+    half = twin(exact)
+    half = replace(half, keys=half.keys.half(), values=half.values.half())
+    half.ring = Ring(exact.ring.queries.half(), exact.ring.lse.clone(), exact.ring.positions.clone())
+    exact = replace(exact, keys=half.keys.float(), values=half.values.float())
+    query, key, value = torch.randn(2, 8, 1, 32).half(), *torch.randn(2, 2, 2, 1, 32).half()
+    got = kernels.attend(half, query, key, value, 0.2, None)
+    wanted = plain.attend(exact, query.float(), key.float(), value.float(), 0.2, None)
+    assert got.dtype == torch.float16
+    assert (got - wanted).norm() < 1e-3 * wanted.norm()
+    for slots in (half, exact):
+        slots.now += 1
+    kernels.fold(half, 0.9, 0.2, None)
+    plain.fold(exact, 0.9, 0.2, None)
+    torch.testing.assert_close(half.scores, exact.scores, atol=1e-3, rtol=0)
+
+
 def test_what_lies_in_empty_slots_does_not_count() -> None:
     slots = filled(2, 100, 16, 2)
     clean = twin(slots)

@@ -65,9 +65,9 @@ class SlotPart:
         """
         if len(layer.half_lives) + len(layer.recent_queries.windows) > 1:
             raise A2SFError("this cache observes several scores at once; decode from a cache made by policy.cache().")
-        self._layer, self._clock, self._steps = layer, clock, steps
+        self._layer, self._clock = layer, clock
         self._n_valid = layer.n_valid  # [batch], when decoding begins
-        self._operations = _operations(layer.keys)
+        self._operations = _operations(layer.keys, layer.values)
         self._scale = 1.0
         self._sliding_window: int | None = None
         self.evicts = layer.rule.budget is not None and layer.decode_every is not None
@@ -165,7 +165,8 @@ class SlotPart:
 
     def restore(self, decoded: int, since_cut: int) -> None:
         """Give the tokens back to the layer, in order, with `decoded` more."""
-        self.fold()
+        if decoded:
+            self.fold()
         layer, slots = self._layer, self.slots
         order, kept = _by_position(slots.positions)
         layer.keys = _moved(slots.keys, order, kept, kept, 0)
@@ -249,9 +250,9 @@ class SlotLayer(PruningLayer):
         raise A2SFError("the rows of a cache cannot change while a Decoder runs on it; close the Decoder first.")
 
 
-def _operations(keys: Tensor) -> Any:
-    """The module whose `attend` and `fold` serve these keys."""
-    if keys.is_cuda and find_spec("triton") is not None:
+def _operations(keys: Tensor, values: Tensor) -> Any:
+    """The module whose `attend` and `fold` serve this device and these head sizes."""
+    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and find_spec("triton") is not None:
         from a2sf_core.kernels import decode as kernels
 
         return kernels

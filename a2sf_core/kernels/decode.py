@@ -10,12 +10,14 @@ Not tuned on a GPU yet: docs/gpu-decode.md says what has been run.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from a2sf_core.slots import Slots, fold_weights
+from a2sf_core.slots import Ring, Slots, fold_weights
 
 # Slots that a program handles at a time. Three stages of keys and values of 128 are 72 KB of shared memory in bf16, so
 _BLOCK = 64
@@ -29,57 +31,24 @@ _LOWEST = tl.constexpr(-1e30)
 
 def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
     """See `slots.attend`. Keys and values must have one head size."""
-    batch, kv_heads, capacity, dim = slots.keys.shape
-    heads = query.shape[1]
-    splits = _splits(batch * kv_heads, capacity, query.device)
-    values = query.new_empty(batch, heads, splits, dim, dtype=torch.float32)
-    maxima = query.new_empty(batch, heads, splits, dtype=torch.float32)
-    sums = torch.empty_like(maxima)
-    output = torch.empty(batch, heads, 1, dim, dtype=query.dtype, device=query.device)
-    query, ring = query.contiguous(), slots.ring
-    _attend[(batch * kv_heads, splits)](
+    ring = slots.ring or Ring(*(query.new_empty(0) for _ in range(3)))
+    return _launch_attend(
         query,
-        key.contiguous(),
-        value.contiguous(),
+        key,
+        value,
         slots.keys,
         slots.values,
         slots.positions,
         slots.free,
         slots.now,
         slots.turn,
-        values,
-        maxima,
-        sums,
-        scale,
-        heads // kv_heads,
-        capacity,
-        slots.free.shape[-1],
-        dim,
+        ring.queries,
+        ring.lse,
+        ring.positions,
         slots.filled,
-        SPLITS=splits,
-        WINDOW=sliding_window or 0,
-        GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
-        DIM=max(16, triton.next_power_of_2(dim)),
-        BLOCK=_BLOCK,
+        scale,
+        sliding_window or 0,
     )
-    _join[(batch * heads,)](
-        query,
-        values,
-        maxima,
-        sums,
-        output,
-        slots.now,
-        query if ring is None else ring.queries,
-        maxima if ring is None else ring.lse,
-        slots.positions if ring is None else ring.positions,
-        heads,
-        dim,
-        splits,
-        RING=0 if ring is None else ring.positions.shape[1],
-        SPLITS=triton.next_power_of_2(splits),
-        DIM=triton.next_power_of_2(dim),
-    )
-    return output
 
 
 def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
@@ -88,9 +57,7 @@ def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -
     assert ring is not None
     assert scores is not None
     weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
-    batch, kv_heads, capacity, dim = slots.keys.shape
-    size = ring.positions.shape[1]
-    _fold[(batch * kv_heads, triton.cdiv(capacity, _BLOCK))](
+    _launch_fold(
         ring.queries,
         ring.lse,
         ring.positions,
@@ -100,17 +67,133 @@ def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -
         slots.positions,
         scores,
         scale,
+        sliding_window or 0,
+    )
+    ring.positions.fill_(-1)
+
+
+# As operators of torch, since torch.compile cannot look into every version of Triton.
+
+
+@torch.library.custom_op(
+    "a2sf::attend",
+    mutates_args=("keys", "values", "positions", "ring_queries", "ring_lse", "ring_positions"),
+)
+def _launch_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    free: Tensor,
+    now: Tensor,
+    turn: Tensor,
+    ring_queries: Tensor,
+    ring_lse: Tensor,
+    ring_positions: Tensor,
+    filled: int,
+    scale: float,
+    window: int,
+) -> Tensor:
+    batch, kv_heads, capacity, dim = keys.shape
+    heads = query.shape[1]
+    splits = _splits(batch * kv_heads, capacity, query.device)
+    mixed = query.new_empty(batch, heads, splits, dim, dtype=torch.float32)
+    maxima = query.new_empty(batch, heads, splits, dtype=torch.float32)
+    sums = torch.empty_like(maxima)
+    query = query.contiguous()
+    output = torch.empty_like(query)
+    _attend[(batch * kv_heads, splits)](
+        query,
+        key.contiguous(),
+        value.contiguous(),
+        keys,
+        values,
+        positions,
+        free,
+        now,
+        turn,
+        mixed,
+        maxima,
+        sums,
+        scale,
+        heads // kv_heads,
+        capacity,
+        free.shape[-1],
+        dim,
+        filled,
+        SPLITS=splits,
+        WINDOW=window,
+        GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
+        DIM=max(16, triton.next_power_of_2(dim)),
+        BLOCK=_BLOCK,
+    )
+    _join[(batch * heads,)](
+        query,
+        mixed,
+        maxima,
+        sums,
+        output,
+        now,
+        ring_queries,
+        ring_lse,
+        ring_positions,
+        heads,
+        dim,
+        splits,
+        RING=ring_positions.shape[-1],
+        SPLITS=triton.next_power_of_2(splits),
+        DIM=triton.next_power_of_2(dim),
+    )
+    return output
+
+
+@_launch_attend.register_fake
+def _(query: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("a2sf::fold", mutates_args=("scores",))
+def _launch_fold(
+    queries: Tensor,
+    lse: Tensor,
+    query_positions: Tensor,
+    weights: Tensor,
+    rest: Tensor,
+    keys: Tensor,
+    positions: Tensor,
+    scores: Tensor,
+    scale: float,
+    window: int,
+) -> None:
+    batch, kv_heads, capacity, dim = keys.shape
+    size = query_positions.shape[1]
+    _fold[(batch * kv_heads, triton.cdiv(capacity, _BLOCK))](
+        queries,
+        lse,
+        query_positions,
+        weights,
+        rest,
+        keys,
+        positions,
+        scores,
+        scale,
         kv_heads,
         capacity,
         dim,
         size,
-        GROUP=ring.queries.shape[1] // kv_heads,
-        WINDOW=sliding_window or 0,
+        GROUP=queries.shape[1] // kv_heads,
+        WINDOW=window,
         RING=max(16, triton.next_power_of_2(size)),
         DIM=max(16, triton.next_power_of_2(dim)),
         BLOCK=_BLOCK,
     )
-    ring.positions.fill_(-1)
+
+
+@_launch_fold.register_fake
+def _(*_: Any) -> None:
+    return None
 
 
 def _splits(pairs: int, capacity: int, device: torch.device) -> int:

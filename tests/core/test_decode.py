@@ -154,6 +154,14 @@ def test_decoding_that_goes_on_where_generate_stopped(llama: Any) -> None:
     assert [rows.tolist() for rows in held(cache)] == [rows.tolist() for rows in held(other)]
 
 
+def test_a_single_token_needs_no_step(llama: Any) -> None:
+    policy, ids = POLICIES["every 4"], models.prompt(1, N_PROMPT)
+    cache, first = read(llama, policy, ids, torch.ones_like(ids))
+    with policy.attach(llama):
+        assert decode(llama, cache, first, 1).tolist() == [first.tolist()]
+    assert cache.get_seq_length() == N_PROMPT
+
+
 def test_ends_like_generate(llama: Any) -> None:
     policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
     with policy.attach(llama):
@@ -219,6 +227,11 @@ def test_nothing_is_asked_of_the_host(wide: Any, name: str) -> None:  # noqa: F8
 
 
 def test_torch_compile_sees_one_graph_and_compiles_once(llama: Any) -> None:
+    check_compiled(llama)
+
+
+def check_compiled(llama: Any) -> None:
+    """Steps as one graph each, compiled once, equal steps that are not compiled."""
     policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
     valid = models.padding(2, N_PROMPT, 6)
     (cache, first), (other, _) = read(llama, policy, ids, valid), read(llama, policy, ids, valid)

@@ -16,7 +16,7 @@ from a2sf_core import slots as plain
 from a2sf_core.slots import Ring, Slots
 
 from . import models
-from .test_decode import POLICIES, check
+from .test_decode import POLICIES, check, check_compiled
 
 pytest.importorskip("triton")
 kernels: Any = pytest.importorskip("a2sf_core.kernels.decode")
@@ -148,8 +148,14 @@ def test_without_a_ring() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mistral-sliding"])
 def test_a_whole_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_layer, "_operations", lambda keys: kernels)
+    monkeypatch.setattr(slot_layer, "_operations", lambda *_: kernels)
     check(models.build(family), POLICIES["every 4"], left=6)
+
+
+def test_torch_compile_takes_the_kernels_as_they_are(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_layer, "_operations", lambda *_: kernels)
+    torch._dynamo.reset()
+    check_compiled(llama)
 
 
 _COMPILE = """

@@ -230,16 +230,16 @@ def test_torch_compile_sees_one_graph_and_compiles_once(llama: Any) -> None:
     check_compiled(llama)
 
 
-def check_compiled(llama: Any) -> None:
+def check_compiled(llama: Any, steps: int = 9) -> None:
     """Steps as one graph each, compiled once, equal steps that are not compiled."""
     policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
     valid = models.padding(2, N_PROMPT, 6)
     (cache, first), (other, _) = read(llama, policy, ids, valid), read(llama, policy, ids, valid)
     with policy.attach(llama), torch._dynamo.config.patch(error_on_recompile=True):
-        mine, theirs = Decoder(llama, cache, first, 9), Decoder(llama, other, first, 9)
+        mine, theirs = Decoder(llama, cache, first, steps), Decoder(llama, other, first, steps)
         step = torch.compile(mine.run_model, fullgraph=True, backend="eager")
         evict = torch.compile(lambda: mine.evict(), fullgraph=True, backend="eager")
-        for count in range(1, 10):
+        for count in range(1, steps + 1):
             step()
             if count % 4 == 0:
                 evict()

@@ -14,11 +14,10 @@ from torch import Tensor
 from a2sf_core.kernels.slot_kernels import attend_kernel, fold_kernel, join_kernel
 from a2sf_core.slots import Ring, Slots, fold_weights
 
-# Slots that a program handles at a time. Three stages of keys and values of 128 are 72 KB of shared memory in bf16, so
-_BLOCK = 64
-
-# three programs fit on a Hopper multiprocessor. All run at once: no second wave that fills the chip by half.
+# Programs per multiprocessor: all run at once, so that no second wave fills the chip by half. Three fit on Hopper, with
+# three stages of 16 KB of keys and as much of values each.
 _PROGRAMS = 3
+_BLOCK_BYTES = 16384
 
 
 def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
@@ -89,8 +88,8 @@ def _launch_attend(
     window: int,
 ) -> Tensor:
     batch, kv_heads, capacity, dim = keys.shape
-    heads = query.shape[1]
-    splits = _splits(batch * kv_heads, capacity, query.device)
+    heads, block = query.shape[1], _block(keys)
+    splits = _splits(batch * kv_heads, triton.cdiv(capacity, block), query.device)
     mixed = query.new_empty(batch, heads, splits, dim, dtype=torch.float32)
     maxima = query.new_empty(batch, heads, splits, dtype=torch.float32)
     sums = torch.empty_like(maxima)
@@ -119,7 +118,7 @@ def _launch_attend(
         WINDOW=window,
         GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
         DIM=max(16, triton.next_power_of_2(dim)),
-        BLOCK=_BLOCK,
+        BLOCK=block,
     )
     join_kernel[(batch * heads,)](
         query,
@@ -160,8 +159,8 @@ def _launch_fold(
     window: int,
 ) -> None:
     batch, kv_heads, capacity, dim = keys.shape
-    size = query_positions.shape[1]
-    fold_kernel[(batch * kv_heads, triton.cdiv(capacity, _BLOCK))](
+    size, block = query_positions.shape[1], _block(keys)
+    fold_kernel[(batch * kv_heads, triton.cdiv(capacity, block))](
         queries,
         lse,
         query_positions,
@@ -179,7 +178,7 @@ def _launch_fold(
         WINDOW=window,
         RING=max(16, triton.next_power_of_2(size)),
         DIM=max(16, triton.next_power_of_2(dim)),
-        BLOCK=_BLOCK,
+        BLOCK=block,
     )
 
 
@@ -188,6 +187,11 @@ def _(*_: Any) -> None:
     return None
 
 
-def _splits(pairs: int, capacity: int, device: torch.device) -> int:
+def _block(keys: Tensor) -> int:
+    row = triton.next_power_of_2(keys.shape[-1]) * keys.element_size()
+    return min(64, max(16, _BLOCK_BYTES // row))
+
+
+def _splits(pairs: int, blocks: int, device: torch.device) -> int:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    return max(1, min(_PROGRAMS * processors // pairs, triton.cdiv(capacity, _BLOCK)))
+    return max(1, min(_PROGRAMS * processors // pairs, blocks))

@@ -107,7 +107,9 @@ class Decoder:
 
     @torch.no_grad()
     def close(self) -> None:
-        """Put the layers that the cache had back in their places, with what they hold now."""
+        """Put the layers that the cache had back in their places, with what they hold now; no step can follow."""
+        self.calls.clear()  # they refer to this object, so the graphs and their memory would outlive it
+        self._steps = self._done
         self._cache.layers[:] = [layer.restore(self._done, self._since_cut) for layer in self.layers]
 
     # ---- what is captured: no argument, no result, nothing but what lies on the device ------------------------

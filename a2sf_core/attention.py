@@ -5,6 +5,8 @@ Both are registered under one name through the official interfaces; nothing is p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.pruning_layer import take_waiting_layer
-from a2sf_core.ragged_layer import RaggedLayer
+from a2sf_core.ragged_layer import Heads, RaggedLayer
 from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal, attend_and_score_left_padded
+from a2sf_core.slot_layer import SlotLayer, SlotPart
 
 NAME = "a2sf"
 
@@ -81,30 +84,42 @@ def attention(
     if dropout:
         raise A2SFError("attention dropout is on, so scores would be random; call model.eval() first.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(layer, SlotLayer):  # one decoded token, which is never padding
+        read = partial(SlotPart.attend, scale=scale, sliding_window=sliding_window)
+        if len(layer.parts) == 1:
+            return read(layer.parts[0], query, key, value).transpose(1, 2), None
+        return _by_budget(layer.groups(), query, key, value, read), None
     valid = _new_tokens(attention_mask, layer.get_seq_length(), query.shape[2])
-    rest = valid, scale, sliding_window
+    rest: dict[str, Any] = {"valid": valid, "scale": scale, "sliding_window": sliding_window}
     if isinstance(layer, A2SFLayer):
-        return _read(module, layer, query, key, value, *rest).transpose(1, 2).contiguous(), None
+        return _read(layer, query, key, value, module=module, **rest).transpose(1, 2).contiguous(), None
     assert isinstance(layer, RaggedLayer)
-    grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
-    batch, kv_heads, group, n, _ = grouped.shape
-    output = query.new_empty(batch, n, kv_heads, group, value.shape[-1])
-    for heads, part in layer.groups():
-        own = _read(module, part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads], *rest)
-        output[:, :, heads] = own.unflatten(1, (-1, group)).permute(0, 3, 1, 2, 4)
-    return output.flatten(2, 3), None
+    return _by_budget(layer.groups(), query, key, value, partial(_read, module=module, **rest)), None
 
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, padding_mask)
 
 
+def _by_budget(
+    groups: Iterator[tuple[Heads, Any]], query: Tensor, key: Tensor, value: Tensor, read: Callable[..., Tensor]
+) -> Tensor:
+    """`read(part, query, key, value)` for each group of KV heads: `[batch, query, head, dim]`."""
+    grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
+    batch, kv_heads, group, n, _ = grouped.shape
+    output = query.new_empty(batch, n, kv_heads, group, value.shape[-1])
+    for heads, part in groups:
+        own = read(part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads])
+        output[:, :, heads] = own.unflatten(1, (-1, group)).permute(0, 3, 1, 2, 4)
+    return output.flatten(2, 3)
+
+
 def _read(
-    module: nn.Module,
     layer: A2SFLayer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    module: nn.Module,
     valid: Tensor | None,
     scale: float,
     sliding_window: int | None,

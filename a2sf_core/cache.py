@@ -12,6 +12,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.pruning_layer import PruningLayer
 from a2sf_core.ragged_layer import RaggedLayer
+from a2sf_core.slot_layer import SlotLayer
 
 
 def policy_layers(policy: Policy) -> list[PruningLayer]:
@@ -72,6 +73,10 @@ def cut_layers(cache: Cache) -> None:
 
 def cache_nbytes(cache: Cache) -> int:
     """Bytes of keys and values in any transformers cache whose layers have been filled."""
-    layers = [part for layer in cache.layers for part in (layer.parts if isinstance(layer, RaggedLayer) else [layer])]
+    layers = [
+        part
+        for layer in cache.layers
+        for part in (layer.parts if isinstance(layer, RaggedLayer | SlotLayer) else [layer])
+    ]
     held = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -12,7 +12,7 @@ from a2sf_core.fields import check_keys, is_int, is_number
 Budget = float | int | None | tuple[float | int, ...]
 
 # ceil and floor of a product such as 0.1 * 30 must not be off by one through its last bit.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 def half_life_of(alpha: float) -> float:
@@ -130,7 +130,7 @@ class LayerPolicy:
     def recent_tokens(self, budget: int) -> int:
         """How many of `budget` tokens go to the most recent ones, before the sink has its share."""
         if isinstance(self.recent, float):
-            return floor(self.recent * budget + _ROUNDING)
+            return floor(self.recent * budget + ROUNDING)
         return min(self.recent, budget)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,5 +186,5 @@ def _check_budget(budget: Any, inside_tuple: bool) -> None:
 def _tokens(budget: float | int | None, n: int) -> int:
     if budget is None:
         return n
-    wanted = ceil(budget * n - _ROUNDING) if isinstance(budget, float) else budget
+    wanted = ceil(budget * n - ROUNDING) if isinstance(budget, float) else budget
     return min(n, max(1, wanted))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
-from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import torch
@@ -17,15 +17,20 @@ _NO_ROLLBACK = (
     "call generate without assistant_model / prompt_lookup_num_tokens"
 )
 
+
 # transformers gives the attention function no cache. `update` leaves its layer here, and the attention
-# function, called next in the same thread, takes it.
-_waiting: ContextVar[PruningLayer | None] = ContextVar("a2sf_layer_waiting_for_attention", default=None)
+# function, called next in the same thread, takes it. No context variable: torch.compile cannot trace one.
+class _Waiting(threading.local):
+    layer: PruningLayer | None = None
+
+
+_waiting = _Waiting()
 
 
 def take_waiting_layer() -> PruningLayer | None:
     """The layer whose `update` was called last and whose attention is due now, if any."""
-    layer = _waiting.get()
-    _waiting.set(None)
+    layer = _waiting.layer
+    _waiting.layer = None
     return layer
 
 
@@ -60,7 +65,7 @@ class PruningLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.begin_forward(key_states.shape[-2])
-        _waiting.set(self)
+        _waiting.layer = self
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# The high half of a rank holds the bits of a score, of which infinity has the greatest, 0x7F800000.
+_ABOVE_ALL_SCORES = 0x7FFFFFFF << 32
+
 
 def order_by_score(scores: Tensor, valid: Tensor) -> Tensor:
     """Slots from best to worst score; invalid slots come last. Ties prefer the later slot.
@@ -100,6 +103,57 @@ def select(scores: Tensor, valid: Tensor, budget: Tensor, recent: Tensor, sink: 
         budget, recent = budget[:, None], recent[:, None]  # [batch, 1]
     order = order_by_score(scores, valid)  # [batch, kv_head, key]
     return kept_from_order(order, valid.sum(-1), budget, sink, recent)
+
+
+def keep_from_positions(scores: Tensor, positions: Tensor, budget: Tensor, sink: int, recent: Tensor | None) -> Tensor:
+    """The kept set of `select` for slots in any order, as a mask of static shape: nothing is asked of the host.
+
+    A slot's bits of score and position together are one integer, which no two slots share, so that one sort of
+    values ranks by score, ties by the later token, and the budget's last is a threshold.
+
+    Args:
+        scores: float32 `[..., slot]`, none negative.
+        positions: int32 or int64 `[..., slot]`, below 2^31, -1 for empty slots.
+        budget: int64, broadcastable to `[..., 1]`, tokens; at least 1, more than there are keeps all.
+        sink: tokens.
+        recent: int64, shaped like `budget`, tokens, or None for none.
+
+    Returns:
+        bool `[..., slot]`.
+    """
+    valid = positions >= 0  # [..., slot]
+    n_valid = valid.sum(-1, keepdim=True)  # [..., 1]
+    budget = torch.minimum(budget, n_valid)  # [..., 1]
+    rank = (scores.contiguous().view(torch.int32).long() << 32) | positions.long()  # [..., slot]
+    if sink or recent is not None:
+        by_age = positions.sort(dim=-1).values  # [..., slot], empty slots first
+        n_slots = positions.shape[-1]
+        n_sink = budget.clamp(max=sink)  # [..., 1]
+        last_sink = by_age.gather(-1, (n_slots - n_valid + n_sink - 1).clamp(0, n_slots - 1))
+        safe = (positions <= last_sink) & (n_sink > 0)  # [..., slot]
+        if recent is not None:
+            n_recent = torch.minimum(recent, budget - n_sink)  # [..., 1]
+            first_recent = by_age.gather(-1, (n_slots - n_recent).clamp(max=n_slots - 1))
+            safe = safe | ((positions >= first_recent) & (n_recent > 0))
+        rank = torch.where(safe, rank | _ABOVE_ALL_SCORES, rank)
+    rank = torch.where(valid, rank, -1)
+    last = rank.sort(dim=-1, descending=True).values.gather(-1, (budget - 1).clamp(min=0))  # [..., 1]
+    return valid & (rank >= last)
+
+
+def empty_slots(positions: Tensor, n: int) -> Tensor:
+    """The first `n` empty slots, ascending: int64 `[..., n]`, zeros where there are fewer.
+
+    Args:
+        positions: `[..., slot]`, -1 for empty slots.
+    """
+    empty = positions < 0  # [..., slot]
+    place = empty.cumsum(-1) - 1  # [..., slot]
+    # What is not wanted goes to the last column, which is then cut off: no sort.
+    place = torch.where(empty, place, n).clamp(max=n)
+    slot = torch.arange(positions.shape[-1], device=positions.device).expand(positions.shape)
+    found = torch.zeros(*positions.shape[:-1], n + 1, dtype=torch.long, device=positions.device)
+    return found.scatter_(-1, place, slot)[..., :n]
 
 
 def _column(count: Tensor | int, order: Tensor) -> Tensor:

@@ -38,6 +38,11 @@ class RecentQueries:
         self._held = query[:, :, -longest:].clone(), valid[:, -longest:]
         self._scale, self._sliding_window = scale, sliding_window
 
+    @property
+    def held(self) -> tuple[Tensor, Tensor] | None:
+        """The last queries `[batch, head, query, dim]` and bool `[batch, query]`, False for padding."""
+        return self._held
+
     def scores(self, keys: Tensor, positions: Tensor, seen: int) -> Tensor:
         """One score per window: float32 `[window, batch, kv_head, slot]`.
 

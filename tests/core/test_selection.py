@@ -79,3 +79,31 @@ def test_rows_may_keep_different_counts() -> None:
         0,
     )
     assert kept.tolist() == [[[3, -1, -1]], [[1, 2, 3]]]
+
+
+@pytest.mark.parametrize(("sink", "recent"), [(0, 0), (2, 0), (0, 3), (1, 5), (40, 0), (3, 40)])
+def test_slots_in_any_order_keep_the_same_tokens(sink: int, recent: int) -> None:
+    """Scores of few values, so that ties decide; rows with holes, one of them all empty."""
+    draw = torch.Generator().manual_seed(sink + recent)
+    for budget in (1, 4, 9, 50):
+        scores = torch.randint(0, 3, (3, 2, 20), generator=draw).float()
+        valid = torch.rand(3, 2, 20, generator=draw) < 0.7
+        valid[2] = False
+        budgets = torch.tensor([budget, budget + 2, budget])
+        wanted = selection.select(
+            scores, valid, budgets, torch.full_like(budgets, recent), sink
+        )  # [batch, kv_head, kept]
+
+        order = torch.rand(3, 2, 20, generator=draw).argsort(-1)
+        positions = torch.arange(20).expand(3, 2, 20).masked_fill(~valid, -1).gather(-1, order).int()
+        column = budgets[:, None, None]
+        recents = torch.full_like(column, recent) if recent else None
+        keep = selection.keep_from_positions(scores.gather(-1, order), positions, column, sink, recents)
+        got = [sorted(positions[b, h][keep[b, h]].tolist()) for b in range(3) for h in range(2)]
+        assert got == [[slot for slot in row if slot >= 0] for row in wanted.flatten(0, 1).tolist()]
+
+
+def test_empty_slots() -> None:
+    positions = torch.tensor([[4, -1, 2, -1, -1], [1, 2, 3, 4, -1]])
+    assert selection.empty_slots(positions, 2).tolist() == [[1, 3], [4, 0]]
+    assert selection.empty_slots(positions.flip(-1), 3).tolist() == [[0, 1, 3], [0, 0, 0]]

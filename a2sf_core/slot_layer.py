@@ -1,0 +1,292 @@
+"""A layer of static shape, for decoding: made of a pruning layer that has been cut, and turned back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a2sf_core import slots as plain
+from a2sf_core.cache_layer import A2SFLayer
+from a2sf_core.errors import A2SFError
+from a2sf_core.layer_policy import ROUNDING, LayerPolicy
+from a2sf_core.pruning_layer import PruningLayer
+from a2sf_core.ragged_layer import Heads, RaggedLayer
+from a2sf_core.selection import empty_slots, keep_from_positions
+from a2sf_core.slots import Ring, Slots
+
+# Queries scored together at most: one more pass over the keys for every 32 over keys and values.
+RING = 32
+
+
+@dataclass
+class Clock:
+    """Where decoding stands, on the device, so that a replayed graph goes on by itself. All are int64 `[1]`.
+
+    Attributes:
+        now: position of the next token.
+        decoded: tokens decoded so far.
+        turn: tokens decoded since holes were last looked for.
+    """
+
+    now: Tensor
+    decoded: Tensor
+    turn: Tensor
+
+    @classmethod
+    def starting_at(cls, position: int, device: torch.device) -> Clock:
+        """For a next token at `position`."""
+        now = torch.full((1,), position, device=device)
+        return cls(now, torch.zeros_like(now), torch.zeros_like(now))
+
+    def tick(self) -> None:
+        """One token has passed."""
+        for count in (self.now, self.decoded, self.turn):
+            count.add_(1)
+
+
+class SlotPart:
+    """KV heads with one budget: an `A2SFLayer` whose tokens have moved into `Slots`.
+
+    Attributes:
+        slots: the buffers.
+        evicts: tokens go while decoding.
+        folds: scores are kept up while decoding.
+    """
+
+    def __init__(self, layer: A2SFLayer, group: int, clock: Clock, steps: int) -> None:
+        """Take over the tokens of `layer`, which gives them up, with room for `steps` more.
+
+        Asks the host for two counts, once. `group` is the number of query heads per KV head.
+        """
+        if len(layer.half_lives) + len(layer.recent_queries.windows) > 1:
+            raise A2SFError("this cache observes several scores at once; decode from a cache made by policy.cache().")
+        self._layer, self._clock = layer, clock
+        self._n_valid = layer.n_valid  # [batch], when decoding begins
+        self._operations = _operations(layer.keys, layer.values)
+        self._scale = 1.0
+        self._sliding_window: int | None = None
+        self.evicts = layer.rule.budget is not None and layer.decode_every is not None
+        self.folds = bool(layer.half_lives)
+
+        order, kept = _by_position(layer.positions)
+        capacity, n_free = kept + steps, steps
+        if layer.decode_every is not None and self.evicts:
+            most = layer.rule.budget_tokens(int(self._n_valid.max()) + steps)  # a fraction grows with the answer
+            capacity = min(capacity, max(kept, most + layer.decode_every))
+            n_free = min(steps, layer.decode_every)
+        positions = _moved(layer.positions.int(), order, kept, capacity, -1)
+        self.slots = Slots(
+            keys=_moved(layer.keys, order, kept, capacity, 0),
+            values=_moved(layer.values, order, kept, capacity, 0),
+            positions=positions,
+            free=empty_slots(positions, n_free).contiguous(),
+            scores=_moved(layer.scores[0], order, kept, capacity, 0) if self.folds else None,
+            ring=self._ring(group, min(RING, n_free)),
+            filled=capacity if self.evicts else kept,
+            now=clock.now,
+            turn=clock.turn if self.evicts else clock.decoded,
+        )
+        # One at a time gives its tensors up, so that there is never more than one layer held twice.
+        layer.keys, layer.values = layer.keys[:, :, :0].clone(), layer.values[:, :, :0].clone()
+        layer.positions, layer.scores = layer.positions[:, :, :0].clone(), layer.scores[..., :0].clone()
+
+    @property
+    def keys(self) -> Tensor:
+        """`[batch, kv_head, slot, dim]`."""
+        return self.slots.keys
+
+    @property
+    def values(self) -> Tensor:
+        """`[batch, kv_head, slot, dim]`."""
+        return self.slots.values
+
+    def _ring(self, group: int, size: int) -> Ring | None:
+        layer = self._layer
+        if layer.recent_queries.windows:
+            (size,) = layer.recent_queries.windows
+        elif not self.folds:
+            return None
+        batch, kv_heads, _, dim = layer.keys.shape
+        ring = Ring(
+            layer.keys.new_zeros(batch, kv_heads * group, size, dim),
+            torch.zeros(batch, kv_heads * group, size, device=layer.keys.device),
+            torch.full((batch, size), -1, dtype=torch.int32, device=layer.keys.device),
+        )
+        if layer.recent_queries.held is not None:
+            queries, valid = layer.recent_queries.held
+            at = torch.arange(layer.seen - queries.shape[2], layer.seen, device=queries.device)  # [query]
+            ring.queries[:, :, at % size] = queries
+            ring.positions[:, at % size] = at.masked_fill(~valid, -1).int()
+        return ring
+
+    # ---- one token --------------------------------------------------------------------------------------
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
+        """`slots.attend`: take in one token and attend over all."""
+        self._scale, self._sliding_window = scale, sliding_window
+        return self._operations.attend(self.slots, query, key, value, scale, sliding_window)
+
+    def fold(self) -> None:
+        """Bring the scores up to date, if any are kept up."""
+        if self.folds:
+            self._operations.fold(self.slots, self._layer.rule.alpha, self._scale, self._sliding_window)
+
+    def evict(self) -> None:
+        """Drop down to the budgets, which are reckoned on the device, and look for the holes. Folds first."""
+        if not self.evicts:
+            return
+        self.fold()
+        slots, rule = self.slots, self._layer.rule
+        if self._layer.recent_queries.windows:
+            scores = plain.window_scores(slots, self._scale, self._sliding_window)
+        elif slots.scores is not None:
+            scores = slots.scores
+        else:
+            scores = torch.zeros_like(slots.positions, dtype=torch.float32)
+        budget, recent = _budget(rule, self._n_valid + self._clock.decoded)  # [batch], [batch] or None
+        keep = keep_from_positions(
+            scores,
+            slots.positions,
+            budget[:, None, None],
+            rule.sink,
+            None if recent is None else recent[:, None, None],
+        )
+        slots.positions.masked_fill_(~keep, -1)
+        if slots.scores is not None:
+            slots.scores.masked_fill_(~keep, 0)
+        slots.free.copy_(empty_slots(slots.positions, slots.free.shape[-1]))
+
+    # ---- afterwards -------------------------------------------------------------------------------------
+
+    def restore(self, decoded: int, since_cut: int) -> None:
+        """Give the tokens back to the layer, in order, with `decoded` more."""
+        if decoded:
+            self.fold()
+        layer, slots = self._layer, self.slots
+        order, kept = _by_position(slots.positions)
+        layer.keys = _moved(slots.keys, order, kept, kept, 0)
+        layer.values = _moved(slots.values, order, kept, kept, 0)
+        layer.positions = _moved(slots.positions.long(), order, kept, kept, -1)
+        if slots.scores is not None:
+            layer.scores = _moved(slots.scores, order, kept, kept, 0).unsqueeze(0)
+        layer.n_valid = layer.n_valid + decoded
+        layer.seen += decoded
+        layer.is_dense = layer.heads_agree = False
+        layer.has_empty = bool((layer.positions < 0).any())
+        layer._decoded = since_cut
+        if layer.recent_queries.windows and slots.ring is not None:
+            size = slots.ring.positions.shape[1]
+            at = torch.arange(max(0, layer.seen - size), layer.seen, device=layer.keys.device) % size
+            valid = slots.ring.positions[:, at] >= 0
+            layer.recent_queries.reset()
+            layer.recent_queries.add(slots.ring.queries[:, :, at], valid, self._scale, self._sliding_window)
+
+
+class SlotLayer(PruningLayer):
+    """What the attention function finds in a cache while `a2sf_core.decode` runs.
+
+    Attributes:
+        parts: one per distinct budget, as in a `RaggedLayer`, so that memory is what the budgets say.
+        layer: the layer that this stands for.
+    """
+
+    def __init__(self, layer: A2SFLayer | RaggedLayer, group: int, clock: Clock, steps: int) -> None:
+        """Cut `layer` if that is due, and take over its tokens; the arguments are those of `SlotPart`."""
+        super().__init__()
+        layer.cut()
+        self.layer = layer
+        self._seen = layer.get_seq_length()
+        whole: list[tuple[Heads, A2SFLayer]] = [(slice(None), layer)] if isinstance(layer, A2SFLayer) else []
+        pairs = whole or list(layer.groups())
+        self._heads = [heads for heads, _ in pairs]
+        self.parts = [SlotPart(part, group, clock, steps) for _, part in pairs]
+        self.device, self.dtype = layer.device, layer.dtype
+        self.is_initialized = True
+
+    def groups(self) -> Iterator[tuple[Heads, SlotPart]]:
+        """Each group's KV heads, as an index into the model's, and the part that holds them."""
+        return zip(self._heads, self.parts, strict=True)
+
+    def restore(self, decoded: int, since_cut: int) -> A2SFLayer | RaggedLayer:
+        """The layer with its tokens back, `decoded` more than it had."""
+        for part in self.parts:
+            part.restore(decoded, since_cut)
+        return self.layer
+
+    # ---- what transformers calls ------------------------------------------------------------------------
+
+    def begin_forward(self, n: int) -> None:
+        if n != 1:
+            raise A2SFError(f"{n} tokens came at once while decoding; close the Decoder before the next turn.")
+
+    def get_seq_length(self) -> int:
+        """Length when decoding began: positions come from the clock, and a number that grew would be compiled anew."""
+        return self._seen
+
+    def cut(self) -> None:
+        """Nothing: that was done at the start."""
+
+    def kept_counts(self) -> Tensor:
+        held = torch.cat([(part.slots.positions >= 0).sum(-1) for part in self.parts], dim=1)  # by group
+        n = torch.arange(held.shape[1], device=held.device)
+        order = torch.cat([n[heads] for heads in self._heads])
+        return held[:, order.argsort()]
+
+    def lazy_initialization(self, *_: Any) -> None:
+        """Nothing: it is never empty."""
+
+    def reset(self) -> None:
+        self._refuse()
+
+    def batch_select_indices(self, indices: Tensor) -> None:  # noqa: ARG002
+        self._refuse()
+
+    def _refuse(self) -> None:
+        raise A2SFError("the rows of a cache cannot change while a Decoder runs on it; close the Decoder first.")
+
+
+def _operations(keys: Tensor, values: Tensor) -> Any:
+    """The module whose `attend` and `fold` serve this device and these head sizes."""
+    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and find_spec("triton") is not None:
+        from a2sf_core.kernels import decode as kernels
+
+        return kernels
+    return plain
+
+
+def _budget(rule: LayerPolicy, n_valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`rule.budget_tokens` and `rule.recent_tokens` for int64 `[batch]`, on the device; None for no recent tokens."""
+    budget = rule.budget[0] if isinstance(rule.budget, tuple) else rule.budget
+    assert budget is not None
+    if isinstance(budget, float):
+        wanted = (n_valid.double() * budget - ROUNDING).ceil().long()
+    else:
+        wanted = torch.full_like(n_valid, budget)
+    tokens = torch.minimum(wanted.clamp(min=1), n_valid)  # [batch]
+    if not rule.recent:
+        return tokens, None
+    if isinstance(rule.recent, float):
+        return tokens, (tokens.double() * rule.recent + ROUNDING).floor().long()
+    return tokens, tokens.clamp(max=rule.recent)
+
+
+def _by_position(positions: Tensor) -> tuple[Tensor, int]:
+    """Slots in the order of their tokens, empty ones last, and the most tokens that any row and head holds."""
+    last = torch.iinfo(positions.dtype).max
+    order = positions.masked_fill(positions < 0, last).argsort(dim=-1, stable=True)  # [batch, kv_head, slot]
+    return order, int((positions >= 0).sum(-1).max())
+
+
+def _moved(tensor: Tensor, order: Tensor, kept: int, capacity: int, filler: int) -> Tensor:
+    """The first `kept` slots by `order`, in a new tensor with `capacity` slots."""
+    order = order[..., :kept]  # [batch, kv_head, kept]
+    if tensor.dim() == 4:
+        order = order.unsqueeze(-1).expand(*order.shape, tensor.shape[-1])
+    moved = tensor.new_full((*tensor.shape[:2], capacity, *tensor.shape[3:]), filler)
+    torch.gather(tensor, 2, order, out=moved[:, :, :kept])
+    return moved

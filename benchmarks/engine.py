@@ -104,15 +104,16 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def seconds(clock: Callable[[], float], run: Callable[[], Any]) -> tuple[float, Any]:
-    """Time of one call by ``clock``, and what it returned."""
+    """Time of one call by ``clock``, and what it returned; work that a GPU was given is waited for."""
     start = clock()
     result = run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return clock() - start, result
 
 
-def measure(model: Any, tokenizer: Any, n: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(model: Any, samples: Sequence[Encoded], n: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each kind and the ratios, for prompts of about ``n`` tokens."""
-    samples = encoded(tokenizer, options.task, n, options.samples)
     policies = random_policies(model.config.num_hidden_layers, options.trials, seed=n)
     shares = [policies[start :: options.repeats] for start in range(options.repeats)]
     kinds = ("read", "trial", "re-read", "generate", "floor")
@@ -159,7 +160,7 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         for n in options.tokens:
-            row = measure(model, tokenizer, n, options)
+            row = measure(model, encoded(tokenizer, options.task, n, options.samples), n, options)
             rows.append(row)
             shown = ("read", "trial", "floor", "study", "re-read", "generate", "trial/floor", "re-read/study",
                      "generate/study")  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 from transformers import Cache
 
 from a2sf_core.attach import cache_argument
-from a2sf_core.config import n_kv_heads
+from a2sf_core.config import fingerprint, n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
@@ -32,7 +32,7 @@ from tuner.block import (
     score_index,
 )
 from tuner.losses import FullAnswers, Losses, Seen, token_losses
-from tuner.memory import enough_memory, room
+from tuner.memory import enough_memory, room, tokens_at_once
 from tuner.prompts import Encoded
 from tuner.store import Block, Store
 
@@ -48,7 +48,7 @@ class Engine:
     Args:
         model: a transformers decoder in eval mode; it stays on its device.
         samples: tokenised prompts and reference answers.
-        batch_tokens: prompt tokens, padding included, that a trial works on at once (memory against speed).
+        batch_tokens: prompt tokens, padding included, that a trial works on at once; None: as many as are good for it.
         progress: called with (prompts read, prompts in all).
         block_size: samples per block, about; a policy can be given up after each block.
         seed: of the partition into blocks.
@@ -65,7 +65,7 @@ class Engine:
         self,
         model: Any,
         samples: Sequence[Encoded],
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
         progress: Progress = lambda _done, _total: None,
         block_size: int = 16,
         seed: int = 0,
@@ -77,6 +77,10 @@ class Engine:
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
+        self._cache_argument = cache_argument(model)
+        if batch_tokens is None:
+            head_dim: int = fingerprint(model)["head_dim"]
+            batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
         self._plan = _plan([len(sample.prompt_ids) for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(self._plan)
         self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
@@ -211,7 +215,7 @@ class Engine:
             attention_mask=mask.long(),
             position_ids=positions,
             use_cache=True,
-            **{cache_argument(self.model): cache},
+            **{self._cache_argument: cache},
         )
         return output.logits
 

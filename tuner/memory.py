@@ -15,6 +15,8 @@ from a2sf_core.errors import A2SFError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+BATCH_TOKENS, BATCH_BYTES = 32_768, 4 * 2**30
+"""A batch of a trial is at most this many tokens (found on a CPU), and this many bytes of keys and values."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,14 @@ class Room:
 
     device: float
     host: float
+
+
+def tokens_at_once(bytes_per_token: int) -> int:
+    """Prompt tokens that a trial works on at once, for keys and values of so many bytes per token.
+
+    The more the faster, as a batch costs the same calls whatever its size; but it holds a copy of what it keeps.
+    """
+    return max(1, min(BATCH_TOKENS, BATCH_BYTES // bytes_per_token))
 
 
 def parse_bytes(text: str) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
 from transformers import Cache
 
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.policy import Policy
 from a2sf_core.pruning_layer import PruningLayer
 from a2sf_core.ragged_layer import RaggedLayer
 from a2sf_core.slot_layer import SlotLayer
@@ -39,22 +38,6 @@ class A2SFCache(Cache):
         if (policy is None) == (layers is None):
             raise A2SFError("A2SFCache takes either a policy or a list of layers.")
         super().__init__(layers=policy_layers(policy) if policy is not None else list(layers or ()))
-
-    @classmethod
-    def from_kept(cls, kept: Sequence[tuple[Tensor, Tensor, Tensor]], seq_length: int) -> A2SFCache:
-        """A cache that already holds chosen tokens and drops no more.
-
-        Args:
-            kept: per layer keys and values `[batch, kv_head, slot, dim]` and int64 positions
-                `[batch, kv_head, slot]`, -1 for unused slots, counted from the start of the padded batch.
-            seq_length: logical length of the prompt; the next token stands at this position.
-        """
-        layers = []
-        for keys, values, positions in kept:
-            layer = A2SFLayer(LayerPolicy())
-            layer.load(keys, values, positions, seq_length)
-            layers.append(layer)
-        return cls(layers=layers)
 
     def cut(self) -> None:
         """Drop tokens now, down to the budgets, instead of at the first decoded token."""

@@ -206,13 +206,3 @@ class A2SFLayer(PruningLayer):
     def kept_counts(self) -> Tensor:
         """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
         return (self.positions >= 0).sum(-1)
-
-    def load(self, keys: Tensor, values: Tensor, positions: Tensor, seq_length: int) -> None:
-        """Start from chosen tokens of a sequence of `seq_length`; shapes as in the class docstring."""
-        self.lazy_initialization(keys, values)
-        self.keys, self.values, self.positions = keys, values, positions
-        self.scores = torch.zeros(len(self.half_lives), *positions.shape, device=keys.device)
-        self.n_valid = (positions >= 0).sum(-1).amax(-1)  # [batch]
-        self.seen = seq_length
-        self.is_dense = self.heads_agree = False
-        self.has_empty = bool((positions < 0).any())

@@ -10,10 +10,9 @@ from transformers import DynamicCache, StaticCache
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.attach import cache_argument
-from a2sf_core.cache import A2SFCache
 from a2sf_core.cache_layer import A2SFLayer
 
-from . import models, reference
+from . import models
 
 LONG = {**models.GREEDY, "max_new_tokens": 16}
 
@@ -105,25 +104,6 @@ def test_rows_can_be_repeated_selected_and_reset(llama: Any) -> None:
         llama(ids, **{name: cache})
         plain = llama(ids[:, -1:], **{name: cache}).logits
     torch.testing.assert_close(swapped, plain.flip(0), atol=1e-5, rtol=0)
-
-
-def test_from_kept_continues_like_the_cut_cache(llama: Any) -> None:
-    policy, ids, name = Policy.a2sf(models.LAYERS, 10, 0.9), models.prompt(2, 40), cache_argument(llama)
-    valid = models.padding(2, 40, 6)
-    cache = policy.cache()
-    with policy.attach(llama), torch.no_grad():
-        llama(
-            ids[:, :30],
-            attention_mask=valid[:, :30],
-            position_ids=reference.positions(valid)[:, :30],
-            **{name: cache},
-        )
-        cache.cut()
-        kept = A2SFCache.from_kept([(c.keys, c.values, c.positions) for c in cache.layers], 30)
-        rest = {"attention_mask": valid, "position_ids": reference.positions(valid)[:, 30:]}
-        wanted = llama(ids[:, 30:], **rest, **{name: cache}).logits
-        got = llama(ids[:, 30:], **rest, **{name: kept}).logits
-    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
 
 ROLL_BACK = "call generate without assistant_model / prompt_lookup_num_tokens"

@@ -54,10 +54,12 @@ COMMON: dict[str, Range] = {
 recent: share of a budget for the most recent tokens. sink: first tokens that always stay. window: 1 lets the last
 queries vote and stay, as in SnapKV; half-lives and recent are moot then."""
 
-WEIGHT = Range(-2.5, 2.5)
-PLACES, RECENT = Range(-8, 8), Range(-0.5, 0.5)
-"""Added to a layer's place in the bank, and to its recent share."""
-TILT = {"half_life_slope": PLACES, "slope": WEIGHT}
+WEIGHT, TILTED = Range(-2.5, 2.5), Range(-8, 8)
+"""Log-weight over the depth, and places in the bank from the first layer to the last."""
+OWN = {"": Range(-1.0, 1.0), "half_life_": Range(-4, 4), "recent_": Range(-0.25, 0.25)}
+"""What is added to a group's or layer's log-weight, place in the bank and recent share. Narrow, as the profile has been
+there before: wider ranges found less in a hundred trials."""
+TILT = {"half_life_slope": TILTED, "slope": WEIGHT}
 PROFILE = {"rule_profile": Range(0.0, 1.0), "layer_profile": Range(0.0, 1.5)}
 """How much of the profile counts, for the rules of the layers and for the deviations of their budgets: 0 is none of it,
 1 is the profile itself."""
@@ -140,7 +142,7 @@ class Space:
 
     def flattened(self, params: Params, share: float) -> dict[str, float | int]:
         """``params`` with only ``share`` of what tells the budgets of layers and heads apart; 1 changes nothing."""
-        shapes = {name for name, r in self.ranges.items() if r is WEIGHT} | {"layer_profile", "head_profile"}
+        shapes = {name for name, r in self.ranges.items() if r in (WEIGHT, OWN[""])} | {"layer_profile", "head_profile"}
         return {name: value * share if name in shapes else value for name, value in params.items()}
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
@@ -224,8 +226,7 @@ class Space:
 def _per(kind: str, count: int) -> dict[str, Range]:
     """A weight, a shift of the half-life and one of the recent share for each of so many layers or groups."""
     names = [f"{kind}_{index}" for index in range(count)]
-    shifts = {"": WEIGHT, "half_life_": PLACES, "recent_": RECENT}
-    return {f"{shift}{name}": r for shift, r in shifts.items() for name in names}
+    return {f"{kind_of_shift}{name}": r for kind_of_shift, r in OWN.items() for name in names}
 
 
 def _group(need: np.ndarray) -> np.ndarray:

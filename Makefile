@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TASK ?= summarisation
 TRIALS ?= 100
 
-.PHONY: tune test lint bench bench-search clean
+.PHONY: tune test lint bench bench-search bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,14 @@ bench-search: $(VENV)/.installed
 	$(BIN)/python benchmarks/overhead.py
 	for part in samplers families grid deep truth; do $(BIN)/python -m benchmarks.$$part || exit 1; done
 	$(BIN)/python benchmarks/kills.py
+
+# Everything docs/gpu.md and docs/gpu-decode.md leave open, on a machine with a GPU: errors first, then all timings.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[triton]"
+	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu_decode
+	$(BIN)/python -m benchmarks.gpu_decode --compiled
+	$(BIN)/python -m benchmarks.gpu_engine
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -33,6 +33,7 @@ class A2SFLayer(PruningLayer):
         is_dense: slot i holds position i, in every row and head.
         heads_agree: all heads hold the same positions.
         has_empty: some slot is padding or unused.
+        is_padded: some token was padding; without any, what rows hold is known without asking the device.
     """
 
     keys: Any  # transformers has them None until the first token, and Tensor ever after
@@ -76,7 +77,7 @@ class A2SFLayer(PruningLayer):
         self.recent_queries.reset()
         self.seen = 0
         self.is_dense = self.heads_agree = True
-        self.has_empty = False
+        self.has_empty = self.is_padded = False
         self._is_uncut = False  # prompt tokens have come since the last cut
         self._is_decoding = False  # the forward in progress brings one token after others
         self._decoded = 0  # tokens decoded since the last cut
@@ -142,7 +143,7 @@ class A2SFLayer(PruningLayer):
         positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
         if valid is not None:
             positions = positions.masked_fill(~valid, -1)
-            self.is_dense, self.has_empty = False, True
+            self.is_dense, self.has_empty, self.is_padded = False, True, True
         self.n_valid = self.n_valid + (new if valid is None else valid.sum(-1))
         self.keys = torch.cat([self.keys, keys], dim=-2)
         self.values = torch.cat([self.values, values], dim=-2)
@@ -174,6 +175,15 @@ class A2SFLayer(PruningLayer):
     def evict(self, due: Tensor | None) -> None:
         """Keep the budget of each row in `due` (bool `[batch]`, None for all); other rows keep all."""
         valid = self.positions >= 0  # [batch, kv_head, slot]
+        if due is None and not self.is_padded and not self.has_empty:
+            # All rows hold as many tokens, and how many is known: the device need not be asked for anything.
+            n_kept = self.rule.budget_tokens(self.seen)
+            if n_kept < valid.shape[-1]:
+                budget = torch.full_like(self.n_valid, n_kept)  # [batch]
+                recent = torch.full_like(self.n_valid, self.rule.recent_tokens(n_kept))  # [batch]
+                scores = self._ranking_scores()
+                self._keep(select(scores, valid, budget, recent, self.rule.sink, n_kept), has_empty=False)
+            return
         budgets = [self.rule.budget_tokens(n) for n in self.n_valid.tolist()]
         budget = torch.tensor(budgets, device=self.device)  # [batch]
         recent = torch.tensor([self.rule.recent_tokens(b) for b in budgets], device=self.device)  # [batch]
@@ -181,7 +191,8 @@ class A2SFLayer(PruningLayer):
             budget = torch.where(due, budget, valid.shape[-1])
         if bool((valid.sum(-1) <= budget[:, None]).all()):
             return
-        self._keep(select(self._ranking_scores(), valid, budget, recent, self.rule.sink))
+        slots = select(self._ranking_scores(), valid, budget, recent, self.rule.sink)
+        self._keep(slots, has_empty=bool((slots < 0).any()))
 
     def _ranking_scores(self) -> Tensor:
         if self.recent_queries.windows:
@@ -191,7 +202,7 @@ class A2SFLayer(PruningLayer):
         # All tokens tie, and ties prefer the later token.
         return torch.zeros(self.positions.shape, device=self.device)
 
-    def _keep(self, slots: Tensor) -> None:
+    def _keep(self, slots: Tensor, has_empty: bool) -> None:
         empty = slots < 0  # [batch, kv_head, kept]
         slots = slots.clamp(min=0)
         wide = slots.unsqueeze(-1)  # [batch, kv_head, kept, 1]
@@ -201,7 +212,7 @@ class A2SFLayer(PruningLayer):
         self.scores = self.scores.gather(3, slots.expand(len(self.scores), *slots.shape))
         self.scores = self.scores.masked_fill(empty, 0)
         self.is_dense = self.heads_agree = False
-        self.has_empty = bool(empty.any())
+        self.has_empty = has_empty
 
     def kept_counts(self) -> Tensor:
         """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""

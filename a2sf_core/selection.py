@@ -61,29 +61,40 @@ def keep_from_order(order: Tensor, n_valid: Tensor, budget: Tensor, sink: Tensor
     return safe | torch.zeros_like(safe).scatter_(-1, order, best)
 
 
-def kept_indices(keep: Tensor) -> Tensor:
+def kept_indices(keep: Tensor, width: int | None = None) -> Tensor:
     """Slots of a kept set, ascending, -1 where a row keeps fewer than the longest row.
 
     Args:
         keep: bool `[..., key]`.
+        width: the largest count over all rows, where it is known: else the device is asked for it.
 
     Returns:
-        int64 `[..., kept]`, kept = the largest count over all rows.
+        int64 `[..., width]`.
     """
     place = keep.cumsum(-1)  # [..., key], from 1
-    width = int(place.max()) if place.numel() else 0
+    if width is None:
+        width = int(place.max()) if place.numel() else 0
     # What is not kept goes to column 0, which is then cut off: no sort.
     slots = keep.new_full((*keep.shape[:-1], width + 1), -1, dtype=torch.long)
     key = torch.arange(keep.shape[-1], device=keep.device).expand(keep.shape)  # [..., key]
     return slots.scatter_(-1, place.masked_fill_(~keep, 0), key)[..., 1:]
 
 
-def kept_from_order(order: Tensor, n_valid: Tensor, budget: Tensor, sink: Tensor | int, recent: Tensor | int) -> Tensor:
+def kept_from_order(
+    order: Tensor,
+    n_valid: Tensor,
+    budget: Tensor,
+    sink: Tensor | int,
+    recent: Tensor | int,
+    width: int | None = None,
+) -> Tensor:
     """`kept_indices(keep_from_order(...))`: int64 `[..., kept]`, ascending, -1 for unused entries."""
-    return kept_indices(keep_from_order(order, n_valid, budget, sink, recent))
+    return kept_indices(keep_from_order(order, n_valid, budget, sink, recent), width)
 
 
-def select(scores: Tensor, valid: Tensor, budget: Tensor, recent: Tensor, sink: int) -> Tensor:
+def select(
+    scores: Tensor, valid: Tensor, budget: Tensor, recent: Tensor, sink: int, width: int | None = None
+) -> Tensor:
     """The slots that one layer keeps.
 
     Args:
@@ -92,6 +103,7 @@ def select(scores: Tensor, valid: Tensor, budget: Tensor, recent: Tensor, sink: 
         budget: int64 `[batch]` or `[batch, kv_head]`, tokens.
         recent: int64, shaped like `budget`, tokens.
         sink: tokens.
+        width: how many slots the row that keeps most keeps, where it is known: see `kept_indices`.
 
     Returns:
         int64 `[batch, kv_head, kept]`, ascending, -1 for unused entries.
@@ -102,7 +114,7 @@ def select(scores: Tensor, valid: Tensor, budget: Tensor, recent: Tensor, sink: 
     if budget.dim() == 1:
         budget, recent = budget[:, None], recent[:, None]  # [batch, 1]
     order = order_by_score(scores, valid)  # [batch, kv_head, key]
-    return kept_from_order(order, valid.sum(-1), budget, sink, recent)
+    return kept_from_order(order, valid.sum(-1), budget, sink, recent, width)
 
 
 def keep_from_positions(scores: Tensor, positions: Tensor, budget: Tensor, sink: int, recent: Tensor | None) -> Tensor:

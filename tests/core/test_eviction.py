@@ -11,6 +11,8 @@ from torch import Tensor
 
 from a2sf_core import LayerPolicy, Policy
 from a2sf_core.attach import cache_argument
+from a2sf_core.cache import A2SFCache, cache_nbytes, policy_layers
+from a2sf_core.ragged_layer import RaggedLayer
 
 from . import models, reference
 
@@ -178,3 +180,24 @@ def test_chunk_mode_bounds_the_prompt(llama: Any, chunk: int, monkeypatch: pytes
     policy = Policy.a2sf(3, budget=8, alpha=0.9, evict=f"chunk={chunk}")
     run(llama, policy, models.prompt(1, 40), None, [40])
     assert peak <= 8 + chunk
+
+
+@pytest.mark.parametrize("rule", [*MIXED, LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(16.0, (0.2, 0.5))])
+def test_a_cut_without_padding_asks_the_device_for_nothing(rule: LayerPolicy) -> None:
+    """On the meta device tensors have no content: whoever asks for it gets an exception. Layers cut one by one."""
+    (layer,) = policy_layers(Policy((rule,)))
+    n, shape = 40, (2, 2, 40, 8)
+    with torch.device("meta"):
+        keys, values, query = torch.empty(shape), torch.empty(shape), torch.empty(2, 4, 40, 8)
+        layer.lazy_initialization(keys, values)
+        parts = layer.groups() if isinstance(layer, RaggedLayer) else [(slice(None), layer)]
+        for heads, part in parts:
+            part.begin_forward(n)
+            part.recent_queries.add(query[:, :2], None, 1.0, None)
+            part.append(keys[:, heads], values[:, heads], None)
+            part.add_scores(torch.empty(len(part.half_lives), *part.positions.shape), n)
+            part.end_forward()
+        layer.cut()
+    budgets = rule.head_budget_tokens(n)
+    kept = sum(budgets * 2 if len(budgets) == 1 else budgets)
+    assert cache_nbytes(A2SFCache(layers=[layer])) == kept * 2 * 2 * 8 * 4  # both rows, keys and values, of 8 floats

@@ -135,6 +135,13 @@ def attend_and_score(
     """
     if (by_kernels := kernels.backend(query, key, value)) is not None:
         return by_kernels.attend_and_score(query, key, value, half_lives, scale, span)
+    return attend_and_score_plainly(query, key, value, half_lives, scale, span)
+
+
+def attend_and_score_plainly(
+    query: Tensor, key: Tensor, value: Tensor, half_lives: Sequence[float], scale: float, span: Span
+) -> tuple[Tensor, Tensor]:
+    """`attend_and_score` in plain PyTorch wherever it runs: what kernels are held to."""
     output, scores = _rows(query, key, value, half_lives, scale, span)
     assert output is not None
     return output, scores

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from a2sf_core import kernels
 from a2sf_core import slots as plain
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
@@ -252,10 +252,10 @@ class SlotLayer(PruningLayer):
 
 def _operations(keys: Tensor, values: Tensor) -> Any:
     """The module whose `attend` and `fold` serve this device and these head sizes."""
-    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and find_spec("triton") is not None:
-        from a2sf_core.kernels import decode as kernels
+    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and kernels.is_ready(keys.device):
+        from a2sf_core.kernels import decode
 
-        return kernels
+        return decode
     return plain
 
 

@@ -43,11 +43,13 @@ def usable(query: Tensor, key: Tensor, value: Tensor | None = None) -> bool:
     if len(dtypes) > 1 or query.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
     dim = query.shape[-1]
-    return dim <= 256 and (value is None or value.shape[-1] == dim) and _is_ready(query.device)
+    fits = dim <= 256 and (value is None or value.shape[-1] == dim)
+    return fits and is_ready(query.device) and _agree(query.device, query.dtype, dim)
 
 
 @cache
-def _is_ready(device: torch.device) -> bool:
+def is_ready(device: torch.device) -> bool:
+    """True if `device`, a GPU, and the installed Triton are new enough for kernels; warns once if not."""
     if find_spec("triton") is None:
         _warn('scores on this GPU use plain PyTorch, which is slow; install "a2sf-tune[triton]".')
         return False
@@ -61,6 +63,14 @@ def _is_ready(device: torch.device) -> bool:
         _warn(f"scores on {name} use plain PyTorch: the kernels need compute capability 8.0.")
         return False
     return True
+
+
+@cache
+def _agree(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    wrong: str = import_module("a2sf_core.kernels.trial").complaint(device, dtype, dim)
+    if wrong:
+        _warn(f"scores on {torch.cuda.get_device_name(device)} use plain PyTorch: a trial of the kernels gave {wrong}.")
+    return not wrong
 
 
 @cache

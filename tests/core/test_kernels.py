@@ -27,7 +27,7 @@ if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a GPU nor Triton's interpreter", allow_module_level=True)
 
 from a2sf_core import kernels, scores  # noqa: E402
-from a2sf_core.kernels import blocks, dispatch  # noqa: E402
+from a2sf_core.kernels import blocks, dispatch, trial  # noqa: E402
 from a2sf_core.kernels.attend import attend, key_blocks  # noqa: E402
 from a2sf_core.kernels.columns import column_scores  # noqa: E402
 from a2sf_core.scores import Span  # noqa: E402
@@ -271,10 +271,27 @@ def test_a_gpu_that_could_do_better_is_told_once(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     kernels._warn.cache_clear()
-    ready = kernels._is_ready.__wrapped__
+    ready = kernels.is_ready.__wrapped__
     with pytest.warns(RuntimeWarning, match=message) as caught:
         assert [ready(torch.device("cuda", i)) for i in range(2)] == [False, False]
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_are_tried_before_they_are_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = torch.device(DEVICE), dtype, 64
+    assert trial.complaint(*arguments) == ""
+
+    def slightly_wrong(*given: Any) -> Tensor:
+        return column_scores(*given) * 1.05
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("no such instruction\nat 0x1234")
+
+    monkeypatch.setattr(dispatch, "column_scores", slightly_wrong)
+    assert "an error of 5.0e-02, where" in trial.complaint(*arguments)
+    monkeypatch.setattr(dispatch, "column_scores", broken)
+    assert trial.complaint(*arguments) == "RuntimeError: no such instruction"
 
 
 # ---- what the interpreter does not check ----------------------------------------------------------------------

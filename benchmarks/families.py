@@ -3,7 +3,7 @@
     python -m benchmarks.families                # 100 trials each on the three bundled tasks
 
 Each is a whole study with the product's own choice (goal: 1 point of token accuracy): searched on 128 samples, chosen
-on 256, and then measured on 512 that nobody has seen.
+on 512, and then measured on 512 that nobody has seen.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     for task in options.task:
         kept, cells = {}, []
         lab = Lab.of(task, (128, 1024))
-        search, select, unseen = lab.engine(0, 128), lab.engine(128, 256), lab.engine(384, 512)
+        search, select, unseen = lab.engine(0, 128), lab.engine(128, 512), lab.engine(640, 512)
         for level, (family, per_head) in LEVELS.items():
             space, _ = profiled(Space(family, per_head, search.n_layers), search)
             choice = tune(lab, search, select, space, options.goal, 0, options.trials)

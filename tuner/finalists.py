@@ -17,7 +17,7 @@ from tuner.scoring import Scorer
 from tuner.space import Space
 from tuner.study import MEMORY, policy_from
 
-N_FINALISTS, N_SHAPES, N_RUNNERS_UP = 10, 4, 3
+N_FINALISTS, N_BEYOND, N_SHAPES, N_RUNNERS_UP = 10, 3, 4, 3
 FLATTER = {1.0: "", 0.5: ", half as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
 as well, and the select samples decide."""
@@ -159,9 +159,9 @@ class Choice:
 def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
     """The smallest cache that meets the goal on the select split, among what the search found and among the baselines.
 
-    Finalists are trials of the search, those of its front that are nearest to the goal, and some of them at other
-    budgets too: the shape that a trial found carries over. Baselines, among them the best single
-    alpha, are bisected over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
+    Finalists are trials of the search's front, all but those that surely miss the goal, and some of them at other
+    budgets too: the shape that a trial found carries over. Baselines, among them the best single alpha, are bisected
+    over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
     """
     nearest = _near_the_goal(records, contest.max_degradation)
     first = replace(contest, confidence=FIRST_CONFIDENCE)
@@ -205,14 +205,15 @@ def _ladder(contest: Contest, best: Candidate) -> list[Candidate]:
 
 
 def _near_the_goal(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:
-    """Trials that no other beats in both quality and memory, around the one that just meets the goal in the search."""
+    """Trials that no other beats in both quality and memory, from a few that the search puts beyond the goal upwards.
+
+    Upwards without end, because how much room an interval needs is for the select samples to show.
+    """
     front = [r for r in records if r.pareto and not r.is_baseline and r.metrics[MEMORY] < 1]
     front.sort(key=lambda record: record.metrics[MEMORY])
     meets = (i for i, r in enumerate(front) if r.metrics["accuracy_drop_points"] <= max_degradation)
-    middle = next(meets, len(front) - 1)
-    # More with a larger cache than with a smaller one: the search is too kind to what it found.
-    start = max(0, min(middle - N_FINALISTS // 3, len(front) - N_FINALISTS))
-    return front[start : start + N_FINALISTS]
+    first = max(0, next(meets, len(front)) - N_BEYOND)
+    return _spread(front[first:], N_FINALISTS)
 
 
 def _spread(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:

@@ -10,6 +10,7 @@ those of 100 full trials. Random search gets as many trials as that cost buys.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
@@ -37,21 +38,23 @@ def main() -> None:
     """Parse the command line and print a table per task."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--task", nargs="*", default=TASKS)
+    parser.add_argument("--sampler", nargs="*", default=SAMPLERS, help="GP takes as long as all others together")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--samples", type=int, default=32)
     options = parser.parse_args()
     for task in options.task:
-        compare(task, options.seeds, options.trials, options.samples)
+        compare(task, options.sampler, options.seeds, options.trials, options.samples)
 
 
-def compare(task: str, n_seeds: int, trials: int, n_samples: int) -> None:
+def compare(task: str, samplers: Sequence[str], n_seeds: int, trials: int, n_samples: int) -> None:
     """Run everything on one task and print its table."""
     lab = Lab.of(task, (128, 512))
     engine = lab.engine(0, n_samples)
     space, profile_cost = profiled(Space("groups", True, engine.n_layers), engine)
     curves: dict[str, list[list[float]]] = {
-        name: [growth(cold_points(engine, space, name, seed, trials)) for seed in range(n_seeds)] for name in SAMPLERS
+        name: [growth(cold_points(engine, space, name, seed, trials)) for seed in range(n_seeds)]
+        for name in dict.fromkeys([*samplers, "random"])
     }
     looks = [look for look in LOOKS if look <= trials]
     whole = trials * n_samples

@@ -26,8 +26,8 @@ BUDGET_STEPS = tuple(round(0.02 * 1.08**step, 3) for step in range(51))
 FIRST_CONFIDENCE = 0.99
 """Of the first round of a choice, before it is known how many candidates there are and how alike they are."""
 GENERATE_AT_ONCE = 16
-RUNGS = (1.1, 1.25, 1.5)
-"""Budgets of the ladder, over that of its last rung."""
+RUNGS = (1.1, 1.25, 1.5, 2.0, 3.0)
+"""Sizes of the ladder, over that of its last rung."""
 N_ERRORS = 2.5
 """Standard errors that a mean must miss the goal by to be given up early."""
 
@@ -189,19 +189,25 @@ def _best(
     for name in sorted(winners, key=winners.__getitem__)[:N_RUNNERS_UP]:
         again += strict.smallest(name, *shapes[name])
     best = strict.winner(again)
-    return _ladder(strict, best) if best else [], tried, strict.confidence
+    return _ladder(strict, best, again) if best else [], tried, strict.confidence
 
 
-def _ladder(contest: Contest, best: Candidate) -> list[Candidate]:
-    """``best`` last, and before it the same shape with more and more memory, as far as it meets the goal with it."""
+def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
+    """``best`` last, and before it larger and larger caches that meet the goal.
+
+    They are of its shape where that meets the goal with more memory too, which it need not; else of another.
+    """
     rungs = [best]
     for more in RUNGS:
+        wanted = more * best.cache_fraction
+        options = [c for c in others if c.cache_fraction >= wanted and c.meets(contest.max_degradation)]
         budget = round(float(best.params["budget"]) * more, 4)
         if budget < 1:
             rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", {**best.params, "budget": budget})
-            if rung and rung.meets(contest.max_degradation):
-                rungs.append(rung)
-    return rungs[::-1]
+            options = [rung] if rung and rung.meets(contest.max_degradation) else options
+        if options:
+            rungs.append(min(options, key=lambda candidate: candidate.cache_fraction))
+    return sorted({rung.policy: rung for rung in rungs}.values(), key=lambda rung: -rung.cache_fraction)
 
 
 def _near_the_goal(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:

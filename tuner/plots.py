@@ -231,6 +231,10 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+_CAPTION_WIDTH = 24
+"""Percent of the cache, on the axis, that the caption takes beside the mark of the chosen policy."""
+
+
 def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -> None:
     """A mark with its interval and a caption."""
     family = {name: style[0] for (name, _), style in picture.lines()}.get(_family(policy.label), _INK)
@@ -240,13 +244,24 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
     axes.errorbar(
         x, y, [[y - low], [high - y]], color=color, marker=mark, ms=size, mec="white", capsize=4, lw=1.8, zorder=6
     )
-    tuned = f"keeps {policy.cache_fraction:.0%} of the cache,\n{_effect(-policy.difference.mean)}"
-    axes.annotate(
-        tuned if best else f"{_family(policy.label)}\nneeds {policy.cache_fraction:.0%}",
-        (x, low if best else high), (0, -7 if best else 6), textcoords="offset points", color=color, zorder=7,
-        ha="center" if 12 < x < 90 else "right" if x >= 90 else "left", va="top" if best else "bottom",
-        fontsize=12 if best else 10, fontweight="bold", path_effects=_halo(_ALLOWED if high <= 1 else "white"),
-    )  # fmt: skip
+    look: dict[str, Any] = {
+        "color": color,
+        "zorder": 7,
+        "fontweight": "bold",
+        "path_effects": _halo(_ALLOWED if high <= 1 else "white"),
+    }
+    if not best:
+        axes.annotate(
+            f"{_family(policy.label)}\nneeds {policy.cache_fraction:.0%}", (x, high), (0, 6), fontsize=10, va="bottom",
+            textcoords="offset points", ha="center" if 12 < x < 90 else "right" if x >= 90 else "left", **look,
+        )  # fmt: skip
+        return
+    # The front falls to the right, so the corner to the left of it and below is free.
+    text = f"keeps {policy.cache_fraction:.0%} of the cache,\n{_effect(-policy.difference.mean)}"
+    if x < _CAPTION_WIDTH:
+        axes.annotate(text, (-15, picture.y_range()[0]), (0, 6), textcoords="offset points", fontsize=12, **look)
+    else:
+        axes.annotate(text, (x, y), (-14, -4), textcoords="offset points", fontsize=12, ha="right", va="top", **look)
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[_Point, str, str]], left: bool) -> None:

@@ -14,7 +14,7 @@ MOST_CELLS_WITH_FIGURES = 80
 
 
 def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
-    """Draw the loss of every KV head when it alone is cut, and the share that ``policy`` keeps of it."""
+    """Draw what cutting every KV head costs, and the share that ``policy`` keeps of it."""
     from matplotlib.figure import Figure
 
     loss = profile.head_loss[:, :, 0].T  # [kv_head, layer]
@@ -23,7 +23,13 @@ def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
     figure = Figure(figsize=(width, 1.6 + 0.5 * min(loss.shape[0], 12) * 2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     _panel(
-        figure, above, loss, f"Loss when this head alone keeps {BUDGETS[0]:.0%}, nats per token", "OrRd", "{:.3f}", None
+        figure,
+        above,
+        loss,
+        f"Share in the loss when its layer keeps {BUDGETS[0]:.0%}, nats per token",
+        "OrRd",
+        "{:.3f}",
+        None,
     )
     _panel(figure, below, kept, "Share of the cache that the policy keeps", "Blues", "{:.0%}", 1.0)
     below.set_xlabel("layer")

@@ -43,6 +43,7 @@ def deepen(model: Any) -> Any:
             layer = own[index // every]
         else:
             layer = copy.deepcopy(own[index // every])
+            layer.self_attn.config = model.config  # not a copy: the attention to use is switched there
             for parameter in layer.parameters():
                 if parameter.dim() > 1:
                     torch.nn.init.normal_(parameter, std=0.05)

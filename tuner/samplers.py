@@ -8,18 +8,18 @@ from optuna.samplers import BaseSampler
 from tuner.choices import SAMPLERS
 
 N_STARTUP = 10
-"""Random trials before a model is fitted, on top of those that every study starts with."""
+"""Trials before a model is fitted: random ones, unless the study starts with as many of its own."""
 POPULATION = 20
 
 
 def make_sampler(name: str, seed: int, n_enqueued: int) -> BaseSampler:
-    """A seeded sampler that begins to model after the enqueued trials and `N_STARTUP` random ones.
+    """A seeded sampler that begins to model after the enqueued trials, or `N_STARTUP` random ones if there are fewer.
 
     Args:
         name: one of `tuner.choices.SAMPLERS`.
         n_enqueued: trials that the study starts with, baselines and seeds.
     """
-    startup = n_enqueued + N_STARTUP
+    startup = max(n_enqueued, N_STARTUP)
     match name:
         case "tpe" | "tpe-univariate":
             return optuna.samplers.TPESampler(

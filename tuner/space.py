@@ -146,12 +146,15 @@ class Space:
         return {name: value * share if name in shapes else value for name, value in params.items()}
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
-        """Label and parameters of the trials that every study starts with: baselines, then what the profile says."""
-        points = baseline_points()
+        """Label and parameters of the trials that every study starts with: what the profile says, then baselines.
+
+        In this order, because the first are the better ones: a study that is stopped early has them.
+        """
+        points: dict[str, Params] = {}
         if self.needs_profile:
             for window, (name, budgets) in enumerate(SEEDS.items()):
                 points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in budgets}
-        return {label: self.complete(params) for label, params in points.items()}
+        return {label: self.complete(params) for label, params in (points | baseline_points()).items()}
 
     def seed(self, budget: float) -> dict[str, float | int]:
         """The profile's own policy at ``budget``: marginal-utility budgets, and the best rule of each layer for its."""

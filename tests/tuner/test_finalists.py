@@ -141,7 +141,7 @@ def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_s
     records = new.records()
     labels = [record.label for record in records]
     assert labels[24:] == list(other.seeds)
-    assert not any(record.is_baseline for record in records[16:])
+    assert [record.is_baseline for record in records] == [False] * 8 + [True] * 16 + [False] * len(other.seeds)
     assert f"of {len(other.seeds)} points taken over" in what_transferred(records)
     assert what_transferred(records[:24]) == ""
     assert engine.evaluate(Policy.full(3)).finite()

@@ -193,8 +193,10 @@ def show(
     looks = found["samples"]["times_report_was_looked_at"]
     if looks > 1:
         console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
-    if outcome.alpha_model.reason:
-        console.print(f"alpha: {outcome.alpha_model.reason}", highlight=False)
+    model = outcome.alpha_model
+    gain = f"{model.gain.mean:+.4f} [{model.gain.low:+.4f}, {model.gain.high:+.4f}] nats per token"
+    said = model.reason or f"the regressor beat the best constant on select samples; on report samples it gains {gain}"
+    console.print(f"alpha: {said}", highlight=False)
     console.print(f"MLflow    {tracker.serve_command()}", highlight=False, soft_wrap=True)
     console.print(f"          then open {tracker.link()}", highlight=False, soft_wrap=True)
     console.print(f"Picture   {folder / 'pareto.png'}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The Optuna study: two objectives, baselines first, kept in a journal file that survives being killed."""
+"""The Optuna study: two objectives, known points first, kept in a journal file that survives being killed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Study:
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
         """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
 
-        Every study begins with the baselines, what the profile says (`Space.enqueued`) and the seeds of the plan.
+        Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
         first = {**space.enqueued(), **{label: space.complete(p) for label, p in (plan.seeds or {}).items()}}
         self._enqueue(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import Cache
 
@@ -11,7 +12,6 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from a2sf_core.pruning_layer import PruningLayer
 from a2sf_core.ragged_layer import RaggedLayer
-from a2sf_core.slot_layer import SlotLayer
 
 
 def policy_layers(policy: Policy) -> list[PruningLayer]:
@@ -54,12 +54,12 @@ def cut_layers(cache: Cache) -> None:
         layer.cut()
 
 
+def parts_of(cache: Any) -> list[Any]:
+    """What holds the tokens of a cache: its layers, or their parts where KV heads have budgets of their own."""
+    return [part for layer in cache.layers for part in getattr(layer, "parts", [layer])]
+
+
 def cache_nbytes(cache: Cache) -> int:
     """Bytes of keys and values in any transformers cache whose layers have been filled."""
-    layers = [
-        part
-        for layer in cache.layers
-        for part in (layer.parts if isinstance(layer, RaggedLayer | SlotLayer) else [layer])
-    ]
-    held = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    held = [tensor for part in parts_of(cache) for tensor in (part.keys, part.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)

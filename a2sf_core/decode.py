@@ -19,6 +19,7 @@ from torch import Tensor
 
 from a2sf_core import attention
 from a2sf_core.attach import cache_argument
+from a2sf_core.cache import parts_of
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
@@ -65,7 +66,7 @@ class Decoder:
         """
         if model.config._attn_implementation != attention.NAME:
             raise A2SFError("decode needs an attached model; call it inside `with policy.attach(model):`.")
-        parts = [part for layer in cache.layers for part in getattr(layer, "parts", [layer])]
+        parts = parts_of(cache)
         if not parts or not all(isinstance(part, A2SFLayer) and part.is_initialized for part in parts):
             raise A2SFError("decode needs a cache from policy.cache() that has read a prompt.")
         text = model.config.get_text_config()

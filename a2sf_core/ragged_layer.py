@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -92,8 +92,13 @@ class RaggedLayer(PruningLayer):
     def kept_counts(self) -> Tensor:
         """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
         held = torch.cat([part.kept_counts() for part in self.parts], dim=1)  # [batch, kv_head], by group
-        order = torch.tensor([head for _, members in self._members for head in members], device=held.device)
-        return held[:, order.argsort()]
+        return heads_in_order(held, self._heads)
+
+
+def heads_in_order(by_group: Tensor, groups: Sequence[Heads]) -> Tensor:
+    """`[batch, kv_head]` in the order of the model's KV heads, from columns that stand group after group."""
+    n = torch.arange(by_group.shape[1], device=by_group.device)  # [kv_head]
+    return by_group[:, torch.cat([n[heads] for heads in groups]).argsort()]
 
 
 def _index(members: tuple[int, ...], device: torch.device) -> Heads:

@@ -15,7 +15,7 @@ from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import ROUNDING, LayerPolicy
 from a2sf_core.pruning_layer import PruningLayer
-from a2sf_core.ragged_layer import Heads, RaggedLayer
+from a2sf_core.ragged_layer import Heads, RaggedLayer, heads_in_order
 from a2sf_core.selection import empty_slots, keep_from_positions
 from a2sf_core.slots import Ring, Slots
 
@@ -233,9 +233,7 @@ class SlotLayer(PruningLayer):
 
     def kept_counts(self) -> Tensor:
         held = torch.cat([(part.slots.positions >= 0).sum(-1) for part in self.parts], dim=1)  # by group
-        n = torch.arange(held.shape[1], device=held.device)
-        order = torch.cat([n[heads] for heads in self._heads])
-        return held[:, order.argsort()]
+        return heads_in_order(held, self._heads)
 
     def lazy_initialization(self, *_: Any) -> None:
         """Nothing: it is never empty."""

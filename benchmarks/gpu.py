@@ -226,6 +226,13 @@ def memory(_: Settings) -> dict[str, Any]:
 SECTIONS: list[Callable[[Settings], dict[str, Any]]] = [correctness, memory, floors, rivals, prompt]
 
 
+def need_gpu() -> None:
+    """Leave with one sentence where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        sys.stderr.write("This benchmark needs a CUDA device, and PyTorch sees none here.\n")
+        sys.exit(2)
+
+
 def ceilings(tflops: float | None, gbs: float | None) -> tuple[float, float]:
     """Operations and bytes per second: as given, else those of one large matrix product and one large copy."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -248,9 +255,7 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, help="bfloat16 peak of the device, measured if not given")
     parser.add_argument("--gbs", type=float, help="memory bandwidth in GB/s, measured if not given")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.stderr.write("This benchmark needs a CUDA device, and PyTorch sees none here.\n")
-        sys.exit(2)
+    need_gpu()
     if find_spec("triton") is None:
         sys.stderr.write('This benchmark measures the Triton kernels; install "a2sf-tune[triton]" first.\n')
         sys.exit(2)

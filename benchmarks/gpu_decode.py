@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -33,6 +32,7 @@ from a2sf_core import slots as plain
 from a2sf_core.cache import A2SFCache
 from a2sf_core.decode import Decoder
 from a2sf_core.slots import Ring, Slots
+from benchmarks.gpu import need_gpu
 
 LLAMA_3_8B = {
     "vocab_size": 128256,
@@ -192,9 +192,7 @@ def main() -> None:
     parser.add_argument("--kept", type=float, default=0.2)
     parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("This benchmark needs a CUDA GPU, and torch finds none here.", file=sys.stderr)
-        raise SystemExit(2)
+    need_gpu()
 
     device = torch.cuda.get_device_name()
     tokens = int(options.kept * options.context)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 
 import torch
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.engine import measure
+from benchmarks.gpu import need_gpu
 from tuner.prompts import Encoded
 
 # The shape of Llama 3.2 1B by its published config.
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     options.cpu, options.no_generate = False, True
-    if not torch.cuda.is_available():
-        print("benchmarks.gpu_engine measures on a GPU, and none is here.", file=sys.stderr)
-        raise SystemExit(2)
+    need_gpu()
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE), dtype=torch.bfloat16).eval()

@@ -7,10 +7,10 @@ from math import inf
 import torch
 from torch import Tensor
 
+from a2sf_core.kernels import TOLERANCE
 from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal
 
 _TOKENS = 1500
-_LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1e-2, torch.float32: 1e-3}
 
 
 def errors(heads: int, kv_heads: int, half_lives: tuple[float, ...]) -> dict[str, tuple[float, float]]:
@@ -19,7 +19,7 @@ def errors(heads: int, kv_heads: int, half_lives: tuple[float, ...]) -> dict[str
     The score scale is the largest true score of the same half-life.
     """
     found = {}
-    for dtype, limit in _LIMITS.items():
+    for dtype, limit in TOLERANCE.items():
         for dim in (64, 80, 96, 128, 256):
             for kind in ("prompt", "padded", "chunk", "window"):
                 query, key, value, span = _call(kind, heads, kv_heads, dim, dtype)

@@ -163,12 +163,12 @@ def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
     budgets too: the shape that a trial found carries over. Baselines, among them the best single alpha, are bisected
     over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
     """
-    nearest = _near_the_goal(records, contest.max_degradation)
+    hopeful = _not_beyond(records, contest.max_degradation)
     first = replace(contest, confidence=FIRST_CONFIDENCE)
-    single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in nearest]
+    single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in hopeful]
     shapes = {
         f"trial {r.number}{remark} at": (contest.space.flattened(r.params, share), float(r.params["budget"]))
-        for r in _spread(nearest, N_SHAPES)
+        for r in _spread(hopeful, N_SHAPES)
         for share, remark in FLATTER.items()
     }
     picked, finalists, confidence = _best(first, shapes, single)
@@ -210,7 +210,7 @@ def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> l
     return sorted({rung.policy: rung for rung in rungs}.values(), key=lambda rung: -rung.cache_fraction)
 
 
-def _near_the_goal(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:
+def _not_beyond(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:
     """Trials that no other beats in both quality and memory, from a few that the search puts beyond the goal upwards.
 
     Upwards without end, because how much room an interval needs is for the select samples to show.

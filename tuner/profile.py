@@ -163,12 +163,11 @@ class _Measuring:
             for recent in RECENTS:
                 self._try(known, layer, budget, (best[0], recent))
             rule = min(known, key=known.__getitem__)
-            loss = known[rule] if known[rule] >= NEGLIGIBLE else 0.0
             self.half_life[layer, place:], self.recent[layer, place:] = rule
-            self.layer_loss[layer, place] = loss
-            if not loss:
+            if known[rule] < NEGLIGIBLE:
                 self.layer_loss[layer, place:] = 0.0
                 break
+            self.layer_loss[layer, place] = known[rule]
 
     def _try(self, known: dict[Rule, float], layer: int, budget: float, rule: Rule) -> None:
         if rule not in known and min(known.values()) >= NEGLIGIBLE:

@@ -64,6 +64,8 @@ PROFILE = {"rule_profile": Range(0.0, 1.0), "layer_profile": Range(0.0, 1.5)}
 """How much of the profile counts, for the rules of the layers and for the deviations of their budgets: 0 is none of it,
 1 is the profile itself."""
 HEADS = {"head_profile": Range(0.0, 1.5)}
+SHAPES = ("slope", "bump", "wave", "layer_", "head_", "group_")
+"""How the names of parameters begin that tell the budgets of layers and heads apart."""
 PROFILED = ("profile", "groups", "free")
 """Families that the profile shapes."""
 
@@ -120,15 +122,16 @@ class Space:
         """The policy that ``params`` describe; one that is missing counts as 0."""
         shares = self._shares(params)  # [layer, kv_head]
         rules = self._rules(shares.mean(-1), params)
+        sink = int(params["sink"])
         layers = []
         for row, (half_life, recent) in zip(shares, rules, strict=True):
             # A share of exactly 1 keeps everything whatever the scores say.
             heads = tuple(min(1.0, max(round(float(share), 4), 0.001)) for share in row)
             budget = heads if len(set(heads)) > 1 else heads[0]
             layers.append(
-                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, int(params["sink"]), window=SNAPKV_WINDOW)
+                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
                 if params["window"]
-                else LayerPolicy(half_life, budget, recent, int(params["sink"]))
+                else LayerPolicy(half_life, budget, recent, sink)
             )
         return Policy(tuple(layers))
 
@@ -142,8 +145,7 @@ class Space:
 
     def flattened(self, params: Params, share: float) -> dict[str, float | int]:
         """``params`` with only ``share`` of what tells the budgets of layers and heads apart; 1 changes nothing."""
-        shapes = {name for name, r in self.ranges.items() if r in (WEIGHT, OWN[""])} | {"layer_profile", "head_profile"}
-        return {name: value * share if name in shapes else value for name, value in params.items()}
+        return {name: value * share if name.startswith(SHAPES) else value for name, value in params.items()}
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
         """Label and parameters of the trials that every study starts with: what the profile says, then baselines.

@@ -33,7 +33,7 @@ def streamed_rows(like: Tensor) -> int:
     """
     if not like.is_cuda:
         return _INTERPRETED[0]
-    return min(64, _STREAMED_BYTES // (width(like.shape[-1]) * like.element_size()))
+    return min(64, max(16, _STREAMED_BYTES // (width(like.shape[-1]) * like.element_size())))
 
 
 def held_rows(like: Tensor) -> int:

@@ -11,13 +11,13 @@ import torch
 import triton
 from torch import Tensor
 
+from a2sf_core.kernels import blocks
 from a2sf_core.kernels.slot_kernels import attend_kernel, fold_kernel, join_kernel
 from a2sf_core.slots import Ring, Slots, fold_weights
 
 # Programs per multiprocessor: all run at once, so that no second wave fills the chip by half. Three fit on Hopper, with
 # three stages of 16 KB of keys and as much of values each.
 _PROGRAMS = 3
-_BLOCK_BYTES = 16384
 
 
 def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
@@ -88,7 +88,7 @@ def _launch_attend(
     window: int,
 ) -> Tensor:
     batch, kv_heads, capacity, dim = keys.shape
-    heads, block = query.shape[1], _block(keys)
+    heads, block = query.shape[1], blocks.streamed_rows(keys)
     splits = _splits(batch * kv_heads, triton.cdiv(capacity, block), query.device)
     mixed = query.new_empty(batch, heads, splits, dim, dtype=torch.float32)
     maxima = query.new_empty(batch, heads, splits, dtype=torch.float32)
@@ -117,7 +117,7 @@ def _launch_attend(
         SPLITS=splits,
         WINDOW=window,
         GROUP=max(16, triton.next_power_of_2(heads // kv_heads)),
-        DIM=max(16, triton.next_power_of_2(dim)),
+        DIM=blocks.width(dim),
         BLOCK=block,
     )
     join_kernel[(batch * heads,)](
@@ -135,7 +135,7 @@ def _launch_attend(
         splits,
         RING=ring_positions.shape[-1],
         SPLITS=triton.next_power_of_2(splits),
-        DIM=triton.next_power_of_2(dim),
+        DIM=blocks.width(dim),
     )
     return output
 
@@ -159,7 +159,7 @@ def _launch_fold(
     window: int,
 ) -> None:
     batch, kv_heads, capacity, dim = keys.shape
-    size, block = query_positions.shape[1], _block(keys)
+    size, block = query_positions.shape[1], blocks.streamed_rows(keys)
     fold_kernel[(batch * kv_heads, triton.cdiv(capacity, block))](
         queries,
         lse,
@@ -177,7 +177,7 @@ def _launch_fold(
         GROUP=queries.shape[1] // kv_heads,
         WINDOW=window,
         RING=max(16, triton.next_power_of_2(size)),
-        DIM=max(16, triton.next_power_of_2(dim)),
+        DIM=blocks.width(dim),
         BLOCK=block,
     )
 
@@ -187,11 +187,7 @@ def _(*_: Any) -> None:
     return None
 
 
-def _block(keys: Tensor) -> int:
-    row = triton.next_power_of_2(keys.shape[-1]) * keys.element_size()
-    return min(64, max(16, _BLOCK_BYTES // row))
-
-
-def _splits(pairs: int, blocks: int, device: torch.device) -> int:
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-    return max(1, min(_PROGRAMS * processors // pairs, blocks))
+def _splits(pairs: int, n_blocks: int, device: torch.device) -> int:
+    # In the interpreter several, so that there is something to join even in a small test.
+    processors = blocks.multiprocessors(device) if device.type == "cuda" else 4
+    return max(1, min(_PROGRAMS * processors // pairs, n_blocks))

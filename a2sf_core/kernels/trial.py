@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from a2sf_core import scores
-from a2sf_core.kernels import dispatch
+from a2sf_core.kernels import TOLERANCE, dispatch
 from a2sf_core.scores import Span
 
 N, HALF_LIVES = 96, (0.0, 8.0, 64.0, inf)
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Largest error of a score or an output, over the largest one."""
 
 
 def complaint(device: torch.device, dtype: torch.dtype, dim: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import inf
 from typing import Any
 
 import pytest
@@ -15,21 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core import slot_layer as slot_layers
 from a2sf_core.attach import cache_argument
-from a2sf_core.cache import A2SFCache
+from a2sf_core.cache import A2SFCache, parts_of
 from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.decode import Decoder, decode
 from a2sf_core.slot_layer import SlotLayer
 
 from . import models, reference
+from .test_eviction import MIXED
 from .test_ragged import WINDOWS, ragged, wide  # noqa: F401
 
 N_PROMPT, STEPS = 30, 13
 
-MIXED = (
-    LayerPolicy(half_life=8, budget=0.3, recent=2, sink=1),
-    LayerPolicy(half_life=inf, budget=9, recent=0.5),
-    LayerPolicy(half_life=0, budget=12),
-)
 POLICIES = {
     "never": Policy(MIXED),
     "every token": Policy(MIXED, decode_every=1),
@@ -69,8 +64,7 @@ def grow(model: Any, cache: A2SFCache, token: Tensor, valid: Tensor) -> Iterator
 
 def held(cache: A2SFCache) -> list[Tensor]:
     """Positions per layer and budget, as sorted rows without their common empty end."""
-    parts = [part for layer in cache.layers for part in getattr(layer, "parts", [layer])]
-    rows = [(getattr(part, "slots", part)).positions.long().sort(descending=True).values for part in parts]
+    rows = [getattr(part, "slots", part).positions.long().sort(descending=True).values for part in parts_of(cache)]
     return [row[..., : int((row >= 0).sum(-1).max())] for row in rows]
 
 

@@ -30,12 +30,12 @@ from rich.table import Table
 
 from a2sf_core.policy import Policy
 from studies.samples import bundled_samples
-from tuner.block import pad
-from tuner.engine import Engine
-from tuner.models import REFERENCE, load_model
-from tuner.prompts import Encoded, encode
-from tuner.space import Space
-from tuner.tasks import load_task
+from tuner.inputs.encoding import Encoded, encode
+from tuner.inputs.models import REFERENCE, load_model
+from tuner.inputs.tasks import load_task
+from tuner.measuring.batch import pad
+from tuner.measuring.engine import Engine
+from tuner.search.space import Space
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROOM = 200

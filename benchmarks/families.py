@@ -13,8 +13,8 @@ import argparse
 from rich.table import Table
 
 from benchmarks.lab import TASKS, Lab, console, profiled, report, tune
-from tuner.proof import lowest_that_holds
-from tuner.space import Space
+from tuner.judging.proof import lowest_that_holds
+from tuner.search.space import Space
 
 LEVELS = {"uniform": ("uniform", False), "per layer": ("groups", False), "per head": ("groups", True)}
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.engine import measure
 from benchmarks.gpu import need_gpu
-from tuner.prompts import Encoded
+from tuner.inputs.encoding import Encoded
 
 # The shape of Llama 3.2 1B by its published config.
 SHAPE = {

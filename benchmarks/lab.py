@@ -14,18 +14,18 @@ from rich.console import Console
 
 from a2sf_core.policy import Policy
 from studies.samples import bundled_samples
-from tuner.engine import Engine
-from tuner.finalists import Choice, Contest, choose
-from tuner.hypervolume import Point, hypervolume
-from tuner.models import REFERENCE, load_model
-from tuner.profile import PROFILE_BLOCKS, measure_profile
-from tuner.prompts import Encoded, encode
-from tuner.records import TrialRecord
-from tuner.samplers import make_sampler
-from tuner.scoring import Scorer
-from tuner.space import Space
-from tuner.study import Plan, Study, suggest
-from tuner.tasks import load_task
+from tuner.inputs.encoding import Encoded, encode
+from tuner.inputs.models import REFERENCE, load_model
+from tuner.inputs.tasks import load_task
+from tuner.judging.contest import Choice, Contest, choose
+from tuner.judging.grading import Scorer
+from tuner.measuring.engine import Engine
+from tuner.search.hypervolume import Point, hypervolume
+from tuner.search.profile import PROFILE_BLOCKS, measure_profile
+from tuner.search.records import TrialRecord
+from tuner.search.samplers import make_sampler
+from tuner.search.space import Space
+from tuner.search.study import Plan, Study, suggest
 
 TASKS = ("summarisation", "chat", "knowledge")
 console = Console(width=120)

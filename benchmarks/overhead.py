@@ -3,7 +3,7 @@
     python benchmarks/overhead.py                # 100 trials, 10 parameters, two objectives that compute nothing
     python benchmarks/overhead.py --skip gp      # which alone takes most of the time
 
-Optuna: ask, ten suggests, the attribute that `tuner.study` keeps, tell, and the one write to the journal.
+Optuna: ask, ten suggests, the attribute that `tuner.search.study` keeps, tell, and the one write to the journal.
 MLflow: `Tracker.sync` every 20 trials of all trials so far, 10 parameters, 8 metrics and 6 tags each, while the front
 moves. Opening the two, once per study, is not counted. CPU time is of this process; wall time waits for the disk too.
 Each is the fastest of three runs, since other work on the machine disturbs them; GP runs once.
@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner.choices import SAMPLERS
-from tuner.records import TrialRecord
-from tuner.samplers import make_sampler
-from tuner.tracking import Tracker
+from tuner.search.records import TrialRecord
+from tuner.search.samplers import make_sampler
+from tuner.tracking.tracker import Tracker
 
 PARAMS = [f"parameter_{i}" for i in range(10)]
 REPEATS = 3

@@ -27,9 +27,9 @@ from benchmarks.lab import (
     run_study,
 )
 from tuner.choices import SAMPLERS
-from tuner.hypervolume import hypervolume
-from tuner.space import Space
-from tuner.study import Plan, points_of
+from tuner.search.hypervolume import hypervolume
+from tuner.search.space import Space
+from tuner.search.study import Plan, points_of
 
 LOOKS = (20, 40, 60, 100)
 

@@ -16,11 +16,11 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.lab import TASKS, Lab, console, mean_and_error, profiled, report
-from tuner.engine import Engine
-from tuner.hypervolume import hypervolume
-from tuner.space import Space
-from tuner.study import Plan, Study, points_of
-from tuner.warm_start import read_warm_start
+from tuner.measuring.engine import Engine
+from tuner.search.hypervolume import hypervolume
+from tuner.search.space import Space
+from tuner.search.study import Plan, Study, points_of
+from tuner.search.warm_start import read_warm_start
 
 TRIALS, LOOK = 100, 50
 

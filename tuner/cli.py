@@ -70,7 +70,7 @@ def tune(
     if context.invoked_subcommand is not None:
         return
     _quiet()
-    from tuner.data import parse_columns
+    from tuner.inputs.data import parse_columns
     from tuner.settings import Settings, check
 
     settings = Settings(
@@ -94,7 +94,7 @@ def tune(
 @app.command()
 def tasks() -> None:
     """List the bundled tasks."""
-    from tuner.tasks import bundled_tasks, load_task
+    from tuner.inputs.tasks import bundled_tasks, load_task
 
     for name in bundled_tasks():
         task = load_task(name)
@@ -107,7 +107,7 @@ def suggest(
     run: Annotated[Path | None, typer.Option(help="Run folder or a2sf_config.json; default: the latest run.")] = None,
 ) -> None:
     """Suggest alpha for an input of a given length, from a finished run."""
-    from tuner.advice import suggest_alpha
+    from tuner.alpha.advice import suggest_alpha
 
     typer.echo(suggest_alpha(tokens, run))
 

@@ -19,25 +19,25 @@ from a2sf_core.config import fingerprint
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from studies.samples import Sample, bundled_samples
-from tuner import report
-from tuner.data import content_hash
-from tuner.engine import Engine, Progress
-from tuner.evidence import samples_for
-from tuner.export import write_config
-from tuner.finalists import Contest, choose
-from tuner.memory import default_memory, parse_bytes
-from tuner.models import load_model, max_tokens
-from tuner.profile import PROFILE_BLOCKS, PROFILE_FILE, Profile, measure_profile
-from tuner.prompts import MIN_PER_PART, Encoded, Parts, encode, split
-from tuner.proof import prove
-from tuner.records import TrialRecord
-from tuner.scoring import Scorer
+from tuner.inputs.data import content_hash
+from tuner.inputs.encoding import MIN_PER_PART, Encoded, Parts, encode, split
+from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.tasks import Task
+from tuner.judging.contest import Contest, choose
+from tuner.judging.grading import Scorer
+from tuner.judging.intervals import samples_for
+from tuner.judging.proof import prove
+from tuner.measuring.engine import Engine, Progress
+from tuner.measuring.memory import default_memory, parse_bytes
+from tuner.reporting import evidence as report
+from tuner.reporting.export import write_config
+from tuner.search.profile import PROFILE_BLOCKS, PROFILE_FILE, Profile, measure_profile
+from tuner.search.records import TrialRecord
+from tuner.search.space import Space
+from tuner.search.study import MEMORY, QUALITY, Plan, Study
+from tuner.search.warm_start import read_warm_start, what_transferred
 from tuner.settings import Inputs, Settings
-from tuner.space import Space
-from tuner.study import MEMORY, QUALITY, Plan, Study
-from tuner.tasks import Task
-from tuner.tracking import Tracker
-from tuner.warm_start import read_warm_start, what_transferred
+from tuner.tracking.tracker import Tracker
 
 SYNC_EVERY = 20
 """Trials between two visits to MLflow, so that a long study can be watched."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
 from tuner.choices import FAMILIES, SAMPLERS, check_choice
-from tuner.data import load_samples
-from tuner.models import REFERENCE, locate_model
-from tuner.tasks import Task, load_task
+from tuner.inputs.data import load_samples
+from tuner.inputs.models import REFERENCE, locate_model
+from tuner.inputs.tasks import Task, load_task
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check(settings: Settings) -> Inputs:
     check_choice("--family", settings.family, FAMILIES)
     check_choice("--sampler", settings.sampler, SAMPLERS)
     if settings.memory is not None:
-        from tuner.memory import parse_bytes
+        from tuner.measuring.memory import parse_bytes
 
         parse_bytes(settings.memory)
     for folder in settings.warm_start:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from tuner.prompts import Encoded
+from tuner.inputs.encoding import Encoded
 
 VOCABULARY = 97
 

@@ -134,7 +134,7 @@ def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path) -> None
     serve = (
         "import torch\n"
         "from a2sf_core import A2SFConfig\n"
-        "from tuner.models import load_model\n"
+        "from tuner.inputs.models import load_model\n"
         "model, tokenizer = load_model('reference')\n"
         "prompt = tokenizer('The blue lamp costs 34 euros.\\nQuestion: How much is the blue lamp?\\nAnswer:', "
         "return_tensors='pt')\n"

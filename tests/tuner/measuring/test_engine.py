@@ -1,0 +1,185 @@
+"""The engine's figures are those of the really attached model; trials that keep the same tokens run once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.observe import read_prompt
+from a2sf_core.policy import LayerPolicy, Policy
+from tests.tuner.models import VOCABULARY, samples, tiny
+from tuner.inputs.encoding import Encoded
+from tuner.measuring.batch import keep_masks
+from tuner.measuring.engine import HALF_LIVES, SNAPKV_WINDOW, Engine
+from tuner.measuring.losses import Seen
+
+POLICIES = {
+    "full": Policy.full(3),
+    "h2o": Policy.h2o(3, 0.4),
+    "tova": Policy.tova(3, 0.3),
+    "snapkv": Policy.snapkv(3, 0.5, SNAPKV_WINDOW),
+    "streaming": Policy.streaming_llm(3, 0.3),
+    "per layer": Policy(
+        (LayerPolicy(0.0, 0.2, 0.5, 1), LayerPolicy(8.0, 7, 2, 0), LayerPolicy(math.inf, None)),
+    ),
+}
+
+
+def answer_alone(model: Any, sample: Encoded, policy: Policy) -> tuple[float, float]:
+    """NLL and accuracy of one sample with nothing but the attached model: no batch, no padding, token by token."""
+    cache = policy.cache()
+    logits = []
+    with torch.no_grad(), policy.attach(model):
+        logits.append(model(torch.tensor([sample.prompt_ids]), past_key_values=cache, use_cache=True).logits[0, -1])
+        for token in sample.answer_ids[:-1]:
+            logits.append(model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1])
+    log_probs = torch.stack(logits).log_softmax(-1)  # [token, vocab]
+    target = torch.tensor(sample.answer_ids)
+    nll = -log_probs.gather(1, target[:, None]).mean()
+    return float(nll), float((log_probs.argmax(-1) == target).float().mean())
+
+
+def sliding() -> Any:
+    """Three layers that see no further back than 24 tokens, 4 query heads, 2 KV heads."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=24, initializer_range=0.3,
+    )  # fmt: skip
+    return MistralForCausalLM(config).eval()
+
+
+def check_against_the_attached_model(model: Any, policy: Policy) -> None:
+    data = samples(7)
+    engine = Engine(model, data, batch_tokens=150, block_size=4)
+    ours = engine.evaluate(policy)
+    alone = np.array([answer_alone(model, sample, policy) for sample in data])
+    assert np.abs(ours.nll - alone[:, 0]).max() < 1e-4
+    assert np.abs(ours.accuracy - alone[:, 1]).max() == 0
+    direct = engine.evaluate_directly(policy)
+    for field in ("nll", "kl", "accuracy", "changed", "cache_fraction"):
+        assert np.abs(getattr(ours, field) - getattr(direct, field)).max() < 1e-4, field
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_equals_the_attached_model(kind: str, name: str) -> None:
+    check_against_the_attached_model(tiny(kind), POLICIES[name])
+
+
+RAGGED = Policy((
+    LayerPolicy(8.0, (0.2, 0.7), 0.5, 1),
+    LayerPolicy(math.inf, (9, 3), 2, 0),
+    LayerPolicy(math.inf, (0.9, 0.4), SNAPKV_WINDOW, 0, SNAPKV_WINDOW),
+))  # fmt: skip
+
+
+def test_heads_with_budgets_of_their_own_equal_the_attached_model() -> None:
+    check_against_the_attached_model(tiny("llama"), RAGGED)
+
+
+@pytest.mark.parametrize("policy", [POLICIES["full"], POLICIES["h2o"], RAGGED], ids=["full", "h2o", "ragged"])
+def test_a_sliding_window_equals_the_attached_model(policy: Policy) -> None:
+    check_against_the_attached_model(sliding(), policy)
+
+
+def test_each_head_keeps_what_it_would_keep_alone() -> None:
+    model, data = tiny("llama"), samples(5)
+    engine = Engine(model, data)
+    for batch in engine._store.load(0):
+        for row, index in enumerate(batch.samples):
+            ids = torch.tensor([data[index].prompt_ids])
+            n, width = ids.shape[1], batch.mask.shape[1]
+            prompt = read_prompt(model, ids, None, HALF_LIVES, (SNAPKV_WINDOW,))
+            for layer, (rule, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED), strict=True)):
+                place = len(HALF_LIVES) if rule.window else HALF_LIVES.index(rule.half_life)
+                for head, budget in enumerate(rule.head_budget_tokens(n)):
+                    scores = prompt.layers[layer].scores[place, 0, head].tolist()
+                    alone = set(range(rule.sink)) | set(range(n - min(rule.recent_tokens(budget), budget), n))
+                    best = sorted(set(range(n)) - alone, key=lambda slot: (-scores[slot], -slot))
+                    alone |= set(best[: budget - len(alone)])
+                    assert keep[row, head].nonzero()[:, 0].tolist() == sorted(slot + width - n for slot in alone)
+                    assert len(alone) == budget
+
+
+def test_blocks_are_a_partition_and_figures_do_not_depend_on_it() -> None:
+    model, data = tiny("llama"), samples(11)
+    whole = Engine(model, data, block_size=11).evaluate(POLICIES["tova"])
+    engine = Engine(model, data, block_size=3, seed=5)
+    seen = engine.race([POLICIES["tova"]])[0]
+    assert engine.n_blocks == 4
+    assert seen.rows.tolist() == list(range(11))
+    assert np.abs(seen.losses.nll - whole.nll).max() < 1e-6
+    some = engine.evaluate_blocks(POLICIES["tova"], 2)
+    assert some.n == 6
+    assert (some.losses.nll == seen.losses.nll[some.rows]).all()
+
+
+def test_a_dropped_policy_goes_on_where_it_stopped() -> None:
+    engine = Engine(tiny("llama"), samples(9), block_size=3)
+    policies = [POLICIES["h2o"], POLICIES["tova"], POLICIES["snapkv"]]
+    asked: list[tuple[int, int]] = []
+
+    def is_hopeless(place: int, seen: Seen) -> bool:
+        asked.append((place, seen.n))
+        return place == 1 or (place == 2 and seen.n == 6)
+
+    first, dropped, late = engine.race(policies, is_hopeless)
+    assert asked == [(0, 3), (1, 3), (2, 3), (0, 6), (2, 6)]
+    assert [first.n, dropped.n, late.n] == [9, 3, 6]
+    assert engine.passes == 3 + 1 + 2
+    complete = engine.race(policies)
+    assert engine.passes == 9
+    assert (complete[1].losses.nll[dropped.rows] == dropped.losses.nll).all()
+    assert (engine.evaluate_many(policies)[2].kl == complete[2].losses.kl).all()
+    assert engine.passes == 9
+
+
+def test_the_full_cache_costs_nothing_and_a_small_one_something() -> None:
+    engine = Engine(tiny("llama"), samples(6))
+    full, small = engine.evaluate(POLICIES["full"]), engine.evaluate(POLICIES["tova"])
+    assert np.abs(full.kl).max() < 1e-6
+    assert full.changed.max() == 0
+    assert (full.cache_fraction == 1).all()
+    assert small.kl.mean() > 0.01
+    assert small.cache_fraction.mean() == pytest.approx(0.3, abs=0.03)
+
+
+def test_the_same_kept_tokens_are_computed_once() -> None:
+    engine = Engine(tiny("llama"), samples(5))
+    first = engine.evaluate(Policy.uniform(3, half_life=8.0, budget=1.0))
+    passes = engine.passes
+    # A budget of everything keeps the same tokens whatever the half-life is.
+    again = engine.evaluate(Policy.uniform(3, half_life=0.0, budget=1.0))
+    assert engine.passes == passes
+    assert (again.nll == first.nll).all()
+    engine.evaluate(Policy.uniform(3, half_life=0.0, budget=0.5))
+    assert engine.passes == passes + engine.n_blocks
+
+
+def test_step_eviction_is_really_run() -> None:
+    engine = Engine(tiny("llama"), samples(3))
+    policy = Policy.uniform(3, evict="step", half_life=4.0, budget=8)
+    losses = engine.evaluate(policy)
+    alone = [answer_alone(engine.model, sample, policy)[0] for sample in engine.samples]
+    assert np.abs(losses.nll - np.array(alone)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Policy.full(2), "2 layers but the model has 3"),
+        (Policy.uniform(3, half_life=5.0, budget=0.5), "half-life 5 is not in the engine's bank"),
+        (Policy.snapkv(3, 0.5, 7), "a window of 16, not 7"),
+        (Policy.uniform(3, budget=(0.5, 0.2, 0.1)), "3 budgets but the model has 2 KV heads"),
+    ],
+)
+def test_what_the_engine_cannot_measure_is_said(policy: Policy, words: str) -> None:
+    with pytest.raises(A2SFError, match=words):
+        Engine(tiny("llama"), samples(3)).evaluate(policy)

@@ -1,0 +1,224 @@
+"""The study: baselines first, nothing finished is ever lost, a NaN is a failed trial and not the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tests.tuner.models import samples, tiny
+from tuner.measuring.engine import Engine
+from tuner.search.hypervolume import WORST_LOSS
+from tuner.search.space import Space
+from tuner.search.study import MEMORY, QUALITY, Plan, Study, policy_from, read_front, read_identity
+
+IDENTITY = {"model": "m", "data": "d"}
+SPACE = Space("bump", False, 3)
+N_BASELINES = 16
+
+
+def nothing(_done: int) -> None:
+    """No progress wanted."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny("llama"), samples(4))
+
+
+def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, SPACE, Plan(30, racing=False), nothing)
+    records = study.records()
+    assert [record.label for record in records[:N_BASELINES]] == list(SPACE.enqueued())
+    assert {record.label for record in records[N_BASELINES:]} == {"search"}
+    assert len(records) == 30
+    full = engine.evaluate(Policy.full(3))
+    for record in records:
+        losses = engine.evaluate(policy_from(record))
+        assert record.metrics[MEMORY] == pytest.approx(losses.cache_fraction.mean())
+        assert record.metrics[QUALITY] == pytest.approx((losses.nll - full.nll).mean())
+        assert set(record.params) == set(SPACE.ranges)
+
+
+def test_resuming_adds_only_what_is_missing(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(8), nothing)
+    before = Study(tmp_path, IDENTITY, seed=1).records()
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, SPACE, Plan(25), nothing)
+    after = study.records()
+    assert after[:8] == [record for record in after if record.number < 8]
+    assert [r.policy_json for r in after[:8]] == [r.policy_json for r in before]
+    assert len(after) == 25
+    assert Counter(r.label for r in after if r.label != "search").most_common(1)[0][1] == 1
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path: Path, engine: Engine) -> None:
+    runs = []
+    for name in "ab":
+        study = Study(tmp_path / name, IDENTITY, seed=3)
+        study.run(engine, SPACE, Plan(34), nothing)
+        runs.append([dict(record.params) for record in study.records()])
+    assert runs[0] == runs[1]
+
+
+def test_another_identity_is_refused(tmp_path: Path) -> None:
+    Study(tmp_path, IDENTITY, seed=1)
+    with pytest.raises(A2SFError, match=r"another model \(m, now other\).*--out"):
+        Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1)
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_text("this is no journal\nnor this\n")
+    with pytest.raises(A2SFError, match=r"study\.journal is not a readable Optuna journal"):
+        Study(tmp_path, IDENTITY, seed=1)
+
+
+def test_a_torn_last_line_costs_one_trial_at_most(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(6), nothing)
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert len(study.records()) >= 5
+    study.run(engine, SPACE, Plan(8), nothing)
+    assert len(Study(tmp_path, IDENTITY, seed=1).records()) == 8
+
+
+def test_only_new_choices_count_as_looks_at_the_report(tmp_path: Path) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert study.count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.h2o(2, 0.5)]) == 2
+
+
+def test_nan_from_the_model_fails_one_trial_only(tmp_path: Path) -> None:
+    model = tiny("llama")
+    engine = Engine(model, samples(4))
+    engine.evaluate(Policy.full(3))
+    calls = {"n": 0}
+
+    def poison(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        calls["n"] += 1
+        return output * float("nan") if calls["n"] == 3 else output
+
+    hook = model.lm_head.register_forward_hook(poison)
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, SPACE, Plan(10), nothing)
+    hook.remove()
+    states = Counter(record.state for record in study.records())
+    assert states == {"complete": 9, "failed": 1}
+    failed = next(record for record in study.records() if record.state == "failed")
+    assert failed.error == "the model gave NaN or infinity"
+    assert len(Study(tmp_path, IDENTITY, seed=1).records()) == 10
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from tests.tuner.models import samples, tiny
+from tuner.measuring.engine import Engine
+from tuner.search.space import Space
+from tuner.search.study import Plan, Study
+engine = Engine(tiny("llama"), samples(4))
+study = Study(Path(sys.argv[1]), {"model": "m"}, seed=1)
+study.run(engine, Space("bump", False, 3), Plan(60), lambda done: print(done, flush=True))
+"""
+
+
+def test_killed_at_any_moment_nothing_finished_is_lost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(4):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        assert worker.stdout is not None
+        goal = told + int(rng.integers(2, 9))
+        for line in worker.stdout:
+            told = int(line)
+            if told >= goal:
+                break
+        time.sleep(float(rng.uniform(0, 0.1)))
+        worker.send_signal(signal.SIGKILL)
+        told = max([told, *map(int, worker.stdout.read().split())])
+        worker.wait()
+        records = Study(tmp_path, {"model": "m"}, seed=1).records()
+        assert len(records) >= told
+        assert len({record.number for record in records}) == len(records)
+        told = len(records)
+    engine = Engine(tiny("llama"), samples(4))
+    study = Study(tmp_path, {"model": "m"}, seed=1)
+    study.run(engine, SPACE, Plan(60), nothing)
+    labels = Counter(record.label for record in study.records())
+    assert len(study.records()) == 60
+    assert all(labels[label] == 1 for label in SPACE.enqueued()), labels
+
+
+def test_a_trial_that_cannot_win_stops_early_and_says_what_it_saw(tmp_path: Path) -> None:
+    engine = Engine(tiny("llama"), samples(24), block_size=6)
+    study = Study(tmp_path, IDENTITY, seed=0)
+    study.run(engine, SPACE, Plan(60), nothing)
+    records = study.records()
+    assert len(records) == 60
+    pruned = [record for record in records if record.state == "pruned"]
+    assert pruned, "on a random model most small caches are much worse than some other"
+    assert all(12 <= record.metrics["samples_seen"] < 24 for record in pruned)
+    assert all(record.label == "search" for record in pruned)
+    assert not any(record.pareto for record in pruned)
+    complete = [record for record in records if record.state == "complete"]
+    assert all(record.metrics["samples_seen"] == 24 for record in complete)
+    # What was stopped is really no better than what stopped it, but for the odd one: it is an interval that decides.
+    full = engine.evaluate(Policy.full(3))
+    wrong = 0
+    for record in pruned:
+        loss = float((engine.evaluate(policy_from(record)).nll - full.nll).mean())
+        wrong += loss < WORST_LOSS and not any(
+            other.metrics[QUALITY] < loss and other.metrics[MEMORY] <= record.metrics[MEMORY] + 1e-9
+            for other in complete
+        )
+    assert wrong <= 1 + len(pruned) // 20
+
+
+def test_patience_ends_a_study_that_stands_still(tmp_path: Path, engine: Engine) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, SPACE, Plan(400, "random", patience=15), nothing)
+    assert N_BASELINES + 15 <= len(study.records()) < 400
+
+
+def test_trials_that_wait_for_the_same_prompts_are_asked_together(tmp_path: Path) -> None:
+    """With no memory at all every block is read again, once for several trials; the figures are the same."""
+    results = []
+    for name, memory in (("held", None), ("read again", 1)):
+        engine = Engine(tiny("llama"), samples(6), block_size=3, memory=memory)
+        study = Study(tmp_path / name, IDENTITY, seed=1)
+        study.run(engine, SPACE, Plan(N_BASELINES, racing=False), nothing)
+        results.append([(r.label, r.metrics[QUALITY], r.metrics[MEMORY]) for r in study.records()])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "tpe-univariate", "nsga2", "gp", "random"])
+def test_every_sampler_runs(tmp_path: Path, engine: Engine, sampler: str) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    study.run(engine, SPACE, Plan(N_BASELINES + 12, sampler), nothing)
+    assert len(study.records()) == N_BASELINES + 12
+
+
+def test_the_front_of_another_study_is_read_without_touching_it(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(25), nothing)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    best = read_front(tmp_path)
+    assert [r.metrics[MEMORY] for r in best] == sorted(r.metrics[MEMORY] for r in best)
+    assert read_identity(tmp_path) == IDENTITY
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(A2SFError, match=r"holds no study \(study\.journal is missing\)"):
+        read_front(tmp_path / "nowhere")

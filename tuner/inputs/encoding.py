@@ -1,0 +1,231 @@
+"""From samples to token ids: prompts that fit the model, where answers begin, the three parts of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from a2sf_core.errors import A2SFError
+from studies.samples import Sample
+from tuner.inputs.tasks import Task
+
+# A context that is cut to less than this says too little to judge a cache by.
+MIN_CONTEXT = 16
+MIN_PER_PART = 2
+SHARES = (0.4, 0.2, 0.4)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as token ids. ``answer_ids`` end with eos if the tokenizer has one.
+
+    ``n_context_tokens`` are those of the context in the prompt; ``context_key`` is equal for equal contexts.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    n_context_tokens: int
+    truncated: bool
+    context_key: str
+
+
+class EncodedList(list[Encoded]):
+    """The encoded samples, with the ids of those that were left out because they do not fit."""
+
+    def __init__(self, encoded: Sequence[Encoded], dropped: Sequence[str]) -> None:
+        super().__init__(encoded)
+        self.dropped = tuple(dropped)
+
+    @property
+    def n_truncated(self) -> int:
+        """How many contexts were cut."""
+        return sum(each.truncated for each in self)
+
+
+Item = TypeVar("Item", Sample, Encoded)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[Item]):
+    """Trials see ``search``, finalists are chosen on ``select``, ``report`` is touched once.
+
+    ``shared_contexts`` counts contexts that occur in more than one part; more than 0 only where the data has
+    too few contexts to keep each in one part.
+    """
+
+    search: tuple[Item, ...]
+    select: tuple[Item, ...]
+    report: tuple[Item, ...]
+    shared_contexts: int
+
+
+def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: int) -> EncodedList:
+    """Token ids of every sample that fits ``max_tokens`` with its answer, and with what may be generated.
+
+    A context that is too long loses its middle, as in LongBench: the ends of a text say most. Question and
+    answer are never cut; a sample that keeps too little context is left out.
+
+    Raises:
+        A2SFError: if no sample fits.
+    """
+    encoder = _Encoder(tokenizer, task, max_tokens)
+    encoded: list[Encoded] = []
+    dropped: list[str] = []
+    for sample in samples:
+        each = encoder.encode(sample)
+        if each is None:
+            dropped.append(sample.id)
+        else:
+            encoded.append(each)
+    if samples and not encoded:
+        reserve, around = encoder.needs(samples[0])
+        raise A2SFError(
+            f"No sample fits the model's {max_tokens} tokens: in {samples[0].id!r} the answer and "
+            "max_new_tokens need "
+            f"{reserve} and the prompt around the context {around}, which leaves "
+            f"{max(0, max_tokens - reserve - around)} "
+            f"of at least {MIN_CONTEXT} for the context; lower max_new_tokens of task {task.name!r}, use "
+            "shorter "
+            "answers, or take a model with a longer context."
+        )
+    return EncodedList(encoded, dropped)
+
+
+class _Encoder:
+    def __init__(self, tokenizer: Any, task: Task, max_tokens: int) -> None:
+        self.tokenizer, self.task, self.max_tokens = tokenizer, task, max_tokens
+        # Data sets ask several questions on one long text, one after the other: tokenise it once.
+        self.last_context: tuple[str, list[int], list[tuple[int, int]] | None] = ("", [], [])
+
+    def encode(self, sample: Sample) -> Encoded | None:
+        """None if the sample does not fit."""
+        reserve, around = self.needs(sample)
+        room = self.max_tokens - reserve - around
+        n_context = len(self._context(sample.context)[1])
+        truncated = n_context > room
+        keep = min(n_context, room)
+        while True:
+            if truncated and keep < MIN_CONTEXT:
+                return None
+            context = self._cut(sample.context, keep) if truncated else sample.context
+            prompt_ids, answer_ids = self._boundary(sample, context)
+            excess = len(prompt_ids) + reserve - self.max_tokens
+            if excess <= 0:
+                break
+            # Tokens merge differently at the seams, so the whole can be a few longer than its parts.
+            truncated, keep = True, keep - excess
+        key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
+        n_kept = max(0, len(prompt_ids) - around)
+        return Encoded(sample.id, tuple(prompt_ids), tuple(answer_ids), n_kept, truncated, key)
+
+    def needs(self, sample: Sample) -> tuple[int, int]:
+        """Tokens to keep free after the prompt, and tokens of the prompt without its context."""
+        prompt_ids, answer_ids = self._boundary(sample, "")
+        return max(len(answer_ids), self.task.max_new_tokens), len(prompt_ids)
+
+    def _boundary(self, sample: Sample, context: str) -> tuple[list[int], list[int]]:
+        """Prompt and answer as they are tokenised together, which is what the model would read and write.
+
+        The prompt on its own can end in tokens that the whole does not have: a space at its end joins the
+        first word of the answer, and some tokenizers close every text with eos. So the prompt is what both
+        have in common from the start, and the answer is all the rest.
+        """
+        prompt = self.task.render(context, sample.question)
+        space = "" if prompt[-1:].isspace() else " "
+        alone = self._ids(prompt)
+        whole = self._ids(prompt + space + sample.answer)
+        common = 0
+        while common < min(len(alone), len(whole)) and alone[common] == whole[common]:
+            common += 1
+        answer = whole[common:]
+        eos = self.tokenizer.eos_token_id
+        if eos is not None and answer[-1:] != [eos]:
+            answer = [*answer, eos]
+        return whole[:common], answer
+
+    def _ids(self, text: str) -> list[int]:
+        # verbose=False: the warning about the model's limit is not news here.
+        return self.tokenizer(text, verbose=False).input_ids
+
+    def _context(self, context: str) -> tuple[str, list[int], list[tuple[int, int]] | None]:
+        """The text, its ids, and where in it each token lies (None if the tokenizer is not a fast one)."""
+        if context != self.last_context[0]:
+            fast = self.tokenizer.is_fast
+            tokens = self.tokenizer(context, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+            self.last_context = (context, tokens.input_ids, tokens.offset_mapping if fast else None)
+        return self.last_context
+
+    def _cut(self, context: str, keep: int) -> str:
+        """The first and the last half of ``keep`` tokens, as text: the prompt stays what its text says."""
+        _, ids, offsets = self._context(context)
+        head, tail = keep - keep // 2, keep // 2
+        if offsets is None:
+            return self.tokenizer.decode(ids[:head]) + self.tokenizer.decode(ids[len(ids) - tail :])
+        return context[: offsets[head - 1][1]] + context[offsets[len(ids) - tail][0] :]
+
+
+def split(
+    items: Sequence[Item],
+    seed: str,
+    counts: tuple[int, int, int] | None = None,
+    shares: tuple[float, float, float] = SHARES,
+) -> Parts[Item]:
+    """Search, select and report, by a shuffle of the ids: the order of the file does not matter.
+
+    Questions on the same context stay in one part, so that ``report`` holds texts that no trial has seen;
+    sizes are met as nearly as that allows. ``counts`` in place of ``shares`` says how many samples each part
+    gets.
+
+    Raises:
+        A2SFError: saying how many samples are needed.
+    """
+    wanted = counts or _from_shares(len(items), shares)
+    if len(items) < sum(wanted) or min(wanted) < MIN_PER_PART:
+        needed = max(sum(counts or ()), 3 * MIN_PER_PART)
+        raise A2SFError(
+            f"{len(items)} samples cannot be split into search, select and report; at least {needed} are "
+            "needed "
+            f"({MIN_PER_PART} or more in each part)."
+        )
+    parts = _fill(_shuffled(items, seed, _context_of), wanted)
+    if min(len(part) for part in parts) < MIN_PER_PART:
+        parts = _fill(_shuffled(items, seed, lambda item: item.id), wanted)
+    held = [{_context_of(item) for item in part} for part in parts]
+    shared = sum(sum(key in part for part in held) > 1 for key in set().union(*held))
+    search, select, report = (tuple(part) for part in parts)
+    return Parts(search, select, report, shared)
+
+
+def _from_shares(total: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
+    """All samples, each part with its minimum before the rest is shared out."""
+    search = max(MIN_PER_PART, round(total * shares[0] / sum(shares)))
+    select = max(MIN_PER_PART, round(total * shares[1] / sum(shares)))
+    return search, select, total - search - select
+
+
+def _context_of(item: Sample | Encoded) -> str:
+    return item.context if isinstance(item, Sample) else item.context_key
+
+
+def _shuffled(items: Sequence[Item], seed: str, key: Callable[[Item], str]) -> list[list[Item]]:
+    """Groups of items with the same key. Sorted by id first, so that only ids and seed decide."""
+    groups: dict[str, list[Item]] = {}
+    for item in sorted(items, key=lambda item: item.id):
+        groups.setdefault(key(item), []).append(item)
+    shuffled = list(groups.values())
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
+
+
+def _fill(groups: list[list[Item]], wanted: tuple[int, int, int]) -> list[list[Item]]:
+    """Give each group to the part that lacks most samples; what comes when all are full is left out."""
+    parts: list[list[Item]] = [[], [], []]
+    for group in groups:
+        lack = [size - len(part) for part, size in zip(parts, wanted, strict=True)]
+        if max(lack) > 0:
+            parts[lack.index(max(lack))].extend(group)
+    return parts

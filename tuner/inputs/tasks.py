@@ -1,0 +1,199 @@
+"""A task is one YAML file: how its prompt reads, what counts as good, how its bundled samples are made."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from a2sf_core.errors import A2SFError
+from studies.samples import SampleSpec
+from tuner.inputs.metrics import METRICS
+
+SLOTS = ("context", "question")
+
+
+class Task(BaseModel):
+    """One task. ``prompt`` has the slots {context} and {question}; the answer follows it after a space.
+
+    ``default_question`` is asked where a sample has no question of its own, as in most summarisation data.
+    ``samples`` may be absent: such a task runs on the user's own data only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    title: str
+    description: str = ""
+    prompt: str
+    default_question: str = ""
+    metric: str
+    max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
+    samples: SampleSpec | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _each_slot_once(cls, prompt: str) -> str:
+        try:
+            slots = [slot for slot in string.Formatter().parse(prompt) if slot[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"has unbalanced braces ({error}); write {{{{ and }}}} for braces in the text") from None
+        for _, name, form, conversion in slots:
+            if name not in SLOTS or form or conversion:
+                raise ValueError(f"has the slot {{{name}}}, expected only {{context}} and {{question}}")
+        for name in SLOTS:
+            if [slot[1] for slot in slots].count(name) != 1:
+                raise ValueError(f"must contain {{{name}}} exactly once")
+        return prompt
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        if metric not in METRICS:
+            near = difflib.get_close_matches(metric, METRICS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"is {metric!r}; {hint}expected one of {', '.join(METRICS)}")
+        return metric
+
+    def render(self, context: str, question: str) -> str:
+        """The prompt as text."""
+        return self.prompt.format(context=context, question=question or self.default_question)
+
+
+def bundled_tasks() -> list[str]:
+    """The names of the tasks that come with the project: one per file in ``studies/tasks``."""
+    return sorted(path.stem for path in _bundled_folder().glob("*.yaml"))
+
+
+def load_task(name_or_path: str) -> Task:
+    """A bundled task by name, or a user's task by the path of its YAML file.
+
+    Raises:
+        A2SFError: naming the file and the line or field, or the nearest bundled name.
+    """
+    if name_or_path in bundled_tasks():
+        return _read_task(_bundled_folder() / f"{name_or_path}.yaml")
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.exists() or "/" in name_or_path or "\\" in name_or_path:
+        return _read_task(path)
+    near = difflib.get_close_matches(name_or_path, bundled_tasks(), n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    raise A2SFError(
+        f"There is no task {name_or_path!r};{hint} the tasks are {', '.join(bundled_tasks())}, "
+        "or give the path of a .yaml file of your own."
+    )
+
+
+def _bundled_folder() -> Path:
+    return Path(str(files("studies"))) / "tasks"
+
+
+def _read_task(path: Path) -> Task:
+    fields = {"name": path.stem, **_read_mapping(path, ())}
+    try:
+        return Task.model_validate(fields)
+    except ValidationError as error:
+        raise A2SFError(f"{path}: {_sentence(error.errors()[0])}") from None
+
+
+def _read_mapping(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's mapping, laid over that of the file it includes."""
+    if path.resolve() in including:
+        chain = " -> ".join(each.name for each in (*including, path))
+        raise A2SFError(f"{path}: the includes form a circle ({chain}); remove one of them.")
+    fields = _parse(path, _read_text(path))
+    include = fields.pop("include", None)
+    if include is None:
+        return fields
+    if not isinstance(include, str):
+        raise A2SFError(f"{path}: field 'include' must be the path of one .yaml file, not {include!r}.")
+    base = path.parent / Path(include).expanduser()
+    if not base.exists() and (_bundled_folder() / include).exists():
+        base = _bundled_folder() / include
+    inherited = _read_mapping(base, (*including, path.resolve()))
+    inherited.pop("name", None)
+    return _over(inherited, fields)
+
+
+def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` laid over ``base``; mappings inside (``samples``) are merged, all else is replaced."""
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path."
+        raise A2SFError(f"There is no task file {path}; {hint}") from None
+    except IsADirectoryError:
+        raise A2SFError(f"{path} is a folder; give the path of one .yaml file in it.") from None
+    except UnicodeDecodeError:
+        raise A2SFError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise A2SFError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """yaml.safe_load, but a key written twice is an error instead of silently the later value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                first = seen[key.value]
+                problem = f"the key {key.value!r} is written twice, first on line {first}; remove one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        fields = yaml.load(text, _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
+        # A bracket or quote left open is noticed far below the line to mend.
+        start = f" ({error.context} that begins on line {error.context_mark.line + 1})" if error.context_mark else ""
+        raise A2SFError(f"{path}:{line} {error.problem}{start}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise A2SFError(f"{path} is not valid YAML: {error}.") from None
+    if not isinstance(fields, dict):
+        raise A2SFError(f"{path} must hold 'field: value' lines such as 'title: My task', not {_kind(fields)}.")
+    return fields
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """One sentence on the first thing that is wrong with a field."""
+    # pydantic puts the place in a tuple's type into the location; a reader knows "samples.tokens" only.
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"field {where!r} is missing; add it."
+    if error["type"] == "extra_forbidden":
+        owner = SampleSpec if error["loc"][0] == "samples" else Task
+        known = [*owner.model_fields, "include"] if owner is Task else list(owner.model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}."
+        return f"there is no field {where!r}; {hint}"
+    if error["type"] == "value_error":
+        return f"field {where!r} {error['ctx']['error']}."
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"field {where!r} is {error['input']!r}: {message}."

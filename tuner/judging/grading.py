@@ -1,0 +1,104 @@
+"""The task's metric, per sample: counted by the engine, or computed on text that the model really generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from a2sf_core.policy import Policy
+from tuner.inputs.encoding import Encoded
+from tuner.inputs.metrics import METRICS
+from tuner.measuring.engine import Engine
+
+
+class Scorer:
+    """Callable ``(engine, policy) -> [sample]`` of float64, 0 to 1, higher is better; texts are generated once each.
+
+    Args:
+        metric: a name in `tuner.inputs.metrics.METRICS`.
+        references: the reference answer of every sample id.
+    """
+
+    def __init__(
+        self, metric: str, model: Any, tokenizer: Any, references: Mapping[str, str], max_new_tokens: int
+    ) -> None:
+        self.metric = METRICS[metric]
+        self._model = model
+        self._tokenizer = tokenizer
+        self._references = references
+        self._max_new_tokens = max_new_tokens
+        self._texts: dict[tuple[str, Policy], str] = {}
+
+    def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
+        if not self.metric.needs_generation:
+            return engine.evaluate(policy).accuracy
+        return self.by_text(engine, policy, self.metric.name)
+
+    def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
+        """The score of the samples ``rows`` alone, in that order; for metrics on generated text."""
+        return self._compute([engine.samples[row] for row in rows], policy, self.metric.name)
+
+    def resolution(self, engine: Engine) -> float:
+        """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
+        if self.metric.needs_generation:
+            return 100.0
+        return 100.0 / float(np.mean([len(sample.answer_ids) for sample in engine.samples]))
+
+    def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
+        """A generation metric whatever the task's own is, ``[sample]``."""
+        return self._compute(engine.samples, policy, metric)
+
+    def texts(self, engine: Engine, policy: Policy) -> list[str]:
+        """What the model writes under ``policy``, greedily, per sample."""
+        return self._write(engine.samples, policy)
+
+    def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
+        compute = METRICS[metric].compute
+        texts = self._write(samples, policy)
+        return np.array([compute(text, self._references[s.id]) for text, s in zip(texts, samples, strict=True)])
+
+    def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
+        missing = [sample for sample in samples if (sample.id, policy) not in self._texts]
+        if missing:
+            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens)
+            self._texts |= {(sample.id, policy): text for sample, text in zip(missing, texts, strict=True)}
+        return [self._texts[sample.id, policy] for sample in samples]
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    tokenizer: Any,
+    samples: list[Encoded],
+    policy: Policy,
+    max_new_tokens: int,
+    batch_size: int = 16,
+) -> list[str]:
+    """Greedy answers of the attached model, in left-padded batches of similar length."""
+    end = tokenizer.eos_token_id
+    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
+    texts = [""] * len(samples)
+    by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt_ids))
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        width = max(len(samples[i].prompt_ids) for i in rows)
+        ids = torch.full((len(rows), width), filler, device=model.device)  # [batch, token]
+        mask = torch.zeros_like(ids)
+        for row, index in enumerate(rows):
+            prompt = torch.tensor(samples[index].prompt_ids, device=model.device)
+            ids[row, width - len(prompt) :] = prompt
+            mask[row, width - len(prompt) :] = 1
+        with policy.attach(model):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=filler,
+            )
+        for row, index in enumerate(rows):
+            texts[index] = tokenizer.decode(output[row, width:], skip_special_tokens=True).strip()
+    return texts

@@ -1,0 +1,146 @@
+"""What the engine holds of a batch of prompts, and what a policy picks from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.observe import PromptLayer
+from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.selection import keep_from_order, order_by_score
+from tuner.measuring.losses import FullAnswers
+
+HALF_LIVES: tuple[float, ...] = (
+    0, 0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, float("inf"),
+)  # fmt: skip
+"""The bank: half-lives in tokens that every prompt is scored for in one pass."""
+
+SNAPKV_WINDOW = 16
+"""Queries of the SnapKV-like baseline's voting window."""
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What one layer holds of a batch of prompts: keys and values ``[batch, kv_head, key, dim]`` and the token orders
+    ``[score, batch, kv_head, key]`` (int16 where that suffices), one per half-life of the bank, then per window."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    orders: torch.Tensor
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.keys, self.values, self.orders]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """A batch of prompts, left-padded to one length, read once, with everything a trial needs.
+
+    samples: indices into the engine's samples. n_tokens: ``[batch]``. mask and prompts: ``[batch, key]``, bool and
+    int64. first_logits: ``[batch, vocab]``, which predict the first answer token. answers and answer_valid:
+    ``[batch, token]``. full: what the full cache says of the answers.
+    """
+
+    samples: list[int]
+    n_tokens: torch.Tensor
+    mask: torch.Tensor
+    prompts: torch.Tensor
+    layers: list[StoredLayer]
+    first_logits: torch.Tensor
+    answers: torch.Tensor
+    answer_valid: torch.Tensor
+    full: FullAnswers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held."""
+        own = [value for field in fields(self) if isinstance(value := getattr(self, field.name), torch.Tensor)]
+        held = [*own, *self.full.tensors(), *(tensor for layer in self.layers for tensor in layer.tensors())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same batch with its tensors on ``device``."""
+        own: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        layers = [StoredLayer(*(tensor.to(device) for tensor in layer.tensors())) for layer in self.layers]
+        full = FullAnswers(*(tensor.to(device) for tensor in self.full.tensors()))
+        return replace(self, **own, layers=layers, full=full)
+
+
+def keep_masks(batch: PromptBatch, policy: Policy) -> list[torch.Tensor]:
+    """Per layer which slots ``policy`` keeps: bool ``[batch, kv_head, key]``."""
+    return [_keep(layer, rule, batch.n_tokens) for layer, rule in zip(batch.layers, policy.layers, strict=True)]
+
+
+def _keep(layer: StoredLayer, rule: LayerPolicy, n_tokens: torch.Tensor) -> torch.Tensor:
+    budgets = [rule.head_budget_tokens(n) for n in n_tokens.tolist()]
+    recents = [[rule.recent_tokens(budget) for budget in row] for row in budgets]
+    # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
+    budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
+    order = layer.orders[score_index(rule)].long()  # [batch, kv_head, key]
+    return keep_from_order(order, n_tokens[:, None], budget, rule.sink, recent)
+
+
+def score_index(rule: LayerPolicy) -> int:
+    """Which of a layer's orders ``rule`` goes by.
+
+    Raises:
+        A2SFError: if the half-life is not in the bank, or the window is not the stored one.
+    """
+    if rule.window is not None:
+        if rule.window != SNAPKV_WINDOW:
+            raise A2SFError(f"the engine stores scores for a window of {SNAPKV_WINDOW}, not {rule.window}.")
+        return len(HALF_LIVES)
+    if rule.half_life not in HALF_LIVES:
+        raise A2SFError(f"half-life {rule.half_life:g} is not in the engine's bank; use one of {HALF_LIVES}.")
+    return HALF_LIVES.index(rule.half_life)
+
+
+class LayerBuilder:
+    """Puts one layer of several prompts, read one after the other, into one left-padded `StoredLayer`.
+
+    Everything is written in place: besides what is stored, only the prompt in hand needs memory.
+    """
+
+    def __init__(self, first: PromptLayer, mask: torch.Tensor) -> None:
+        """Room for prompts like ``first`` under ``mask`` ``[batch, key]``."""
+        rows, width = mask.shape
+        heads = first.keys.shape[1]
+        small = width <= torch.iinfo(torch.int16).max
+        self.layer = StoredLayer(
+            first.keys.new_zeros(rows, heads, width, first.keys.shape[-1]),
+            first.values.new_zeros(rows, heads, width, first.values.shape[-1]),
+            torch.zeros(
+                len(first.scores), rows, heads, width, dtype=torch.int16 if small else torch.int32, device=mask.device
+            ),
+        )
+
+    def put(self, row: int, prompt: PromptLayer) -> None:
+        """Take in ``prompt``, a batch of one without padding, as row ``row``."""
+        n, width = prompt.keys.shape[2], self.layer.keys.shape[2]
+        missing = width - n
+        self.layer.keys[row, :, missing:] = prompt.keys[0]
+        self.layer.values[row, :, missing:] = prompt.values[0]
+        order = order_by_score(prompt.scores[:, 0], torch.ones(n, dtype=torch.bool, device=prompt.scores.device))
+        self.layer.orders[:, row, :, :n] = (order + missing).to(self.layer.orders.dtype)  # [score, kv_head, n]
+        # Padding comes last in every order, so that it stays a permutation.
+        self.layer.orders[:, row, :, n:] = torch.arange(missing, device=order.device).to(self.layer.orders.dtype)
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids ``[batch, token]`` and which of them are real; zeros on the left (prompts) or right (answers)."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        place = slice(width - len(tokens), width) if left else slice(0, len(tokens))
+        ids[row, place] = torch.tensor(tokens)
+        real[row, place] = True
+    return ids.to(device), real.to(device)

@@ -1,0 +1,310 @@
+"""Each prompt is read once; a trial gathers the kept keys and values and runs the model over the answers only.
+
+With ``evict: prefill`` the prompt's keys, values and attention do not depend on the policy (design.md, section 2). The
+engine stores, per layer, half-life and KV head, the order of the tokens by score; any budget is a prefix of it.
+Policies that evict while the prompt is read (``chunk``, ``step``) are measured by really running them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Cache
+
+from a2sf_core.attach import cache_argument
+from a2sf_core.config import fingerprint, n_kv_heads
+from a2sf_core.errors import A2SFError
+from a2sf_core.observe import read_prompt
+from a2sf_core.policy import Policy
+from tuner.inputs.encoding import Encoded
+from tuner.measuring.answers import AnswerCache, answering
+from tuner.measuring.batch import (
+    HALF_LIVES,
+    SNAPKV_WINDOW,
+    LayerBuilder,
+    PromptBatch,
+    keep_masks,
+    pad,
+    score_index,
+)
+from tuner.measuring.losses import FullAnswers, Losses, Seen, token_losses
+from tuner.measuring.memory import enough_memory, room, tokens_at_once
+from tuner.measuring.store import Block, Store
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """Measures policies on a fixed list of samples, block by block.
+
+    Figures do not depend on ``memory``: bit for bit on a CPU; on a GPU up to what its kernels vary from run to run when
+    a prompt is read again (scores that tie to the last digit may then rank the other way).
+
+    Args:
+        model: a transformers decoder in eval mode; it stays on its device.
+        samples: tokenised prompts and reference answers.
+        batch_tokens: prompt tokens, padding included, that a trial works on at once; None: as many as are good for it.
+        progress: called with (prompts read, prompts in all).
+        block_size: samples per block, about; a policy can be given up after each block.
+        seed: of the partition into blocks.
+        memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
+
+    Attributes:
+        passes: how often a block was really run under a policy.
+        n_blocks: how many blocks there are.
+        n_kv_heads: KV heads of a layer.
+        bytes_per_token: bytes of one token's keys and values over all layers, uncut.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        samples: Sequence[Encoded],
+        batch_tokens: int | None = None,
+        progress: Progress = lambda _done, _total: None,
+        block_size: int = 16,
+        seed: int = 0,
+        memory: int | None = None,
+    ) -> None:
+        self.model = model
+        self.samples = list(samples)
+        text = model.config.get_text_config()
+        self.n_layers: int = text.num_hidden_layers
+        self.n_kv_heads = n_kv_heads(text)
+        self.passes = 0
+        self._cache_argument = cache_argument(model)
+        if batch_tokens is None:
+            head_dim: int = fingerprint(model)["head_dim"]
+            batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
+        self._plan = _plan([len(sample.prompt_ids) for sample in self.samples], batch_tokens, block_size, seed)
+        self.n_blocks = len(self._plan)
+        self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
+        self._measured: dict[tuple[int, Policy], Losses] = {}
+        self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
+        self.bytes_per_token = 0
+        done = np.cumsum([len(rows) for rows in self._rows])
+
+        def placed(count: int, _: int) -> None:
+            progress(int(done[count - 1]), len(self.samples))
+
+        self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device), placed)
+
+    @property
+    def recomputes(self) -> bool:
+        """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
+        return self._store.recomputes
+
+    # ---- measuring --------------------------------------------------------------------------------------
+
+    def evaluate(self, policy: Policy) -> Losses:
+        """Losses of ``policy`` on every sample; policies that keep the same tokens are computed once.
+
+        Raises:
+            A2SFError: if the policy has another number of layers or KV heads, a half-life that is not in the bank, or
+                a window other than the stored one.
+        """
+        return self.race([policy])[0].losses
+
+    def evaluate_many(self, policies: Sequence[Policy]) -> list[Losses]:
+        """`evaluate` of each; every block is loaded once for all."""
+        return [seen.losses for seen in self.race(policies)]
+
+    def evaluate_blocks(self, policy: Policy, n_blocks: int) -> Seen:
+        """``policy`` on the first ``n_blocks`` blocks only, which are a random part of the samples."""
+        return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
+
+    def knows(self, policy: Policy) -> bool:
+        """True if ``policy`` was measured before, at least in part: asking again costs nothing, or less."""
+        return (0, policy) in self._measured
+
+    def race(self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None = None) -> list[Seen]:
+        """Measure ``policies`` block by block, those that are still alive; every block is loaded once for all.
+
+        What was measured stays known: a policy that was dropped goes on later where it stopped.
+
+        Args:
+            policies: to measure.
+            is_hopeless: called after each block but the last with a place in ``policies`` and what was seen of that
+                policy so far; True drops it.
+
+        Returns:
+            what was seen of each policy; ``rows`` are all samples for one that was not dropped.
+        """
+        return self._race(policies, is_hopeless, self.n_blocks)
+
+    def _race(
+        self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None, n_blocks: int
+    ) -> list[Seen]:
+        for policy in policies:
+            self._check(policy)
+        seen: dict[int, Seen] = {}
+        alive = list(range(len(policies)))
+        for block in range(n_blocks):
+            self._measure_block(block, [policies[i] for i in alive])
+            is_last = block + 1 == n_blocks
+            if is_last or is_hopeless is not None:
+                seen |= {i: self._seen(policies[i], block + 1) for i in alive}
+            if is_hopeless is not None and not is_last:
+                alive = [i for i in alive if not is_hopeless(i, seen[i])]
+        return [seen[i] for i in range(len(policies))]
+
+    def _seen(self, policy: Policy, n_blocks: int) -> Seen:
+        rows = np.concatenate(self._rows[:n_blocks])
+        order = np.argsort(rows)
+        return Seen(rows[order], Losses.join([self._measured[block, policy] for block in range(n_blocks)], order))
+
+    def _check(self, policy: Policy) -> None:
+        if len(policy.layers) != self.n_layers:
+            raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
+        for rule in policy.layers if _by_gathering(policy) else ():
+            score_index(rule)
+            if (n_budgets := len(rule.head_budget_tokens(1))) not in (1, self.n_kv_heads):
+                raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
+
+    def _measure_block(self, index: int, policies: Sequence[Policy]) -> None:
+        """Fill the cache for ``policies`` on one block, which is loaded only if some of them are not known yet."""
+        unknown = [policy for policy in dict.fromkeys(policies) if (index, policy) not in self._measured]
+        if not unknown:
+            return
+        with enough_memory(f"measuring on {len(self._rows[index])} prompts"):
+            block = self._store.load(index)
+            with answering(self.model):  # once for all: it costs a walk over the model's modules
+                for policy in filter(_by_gathering, unknown):
+                    self._measured[index, policy] = self._measure(index, block, policy)
+            for policy in unknown:
+                if not _by_gathering(policy):
+                    self._measured[index, policy] = self._run_attached(block, policy)
+                    self.passes += 1
+
+    def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
+        keep = [keep_masks(batch, policy) for batch in block]
+        key = index, _fingerprint(keep)
+        if key not in self._by_kept_tokens:
+            parts = []
+            for batch, masks in zip(block, keep, strict=True):
+                logits = self._answer(batch, masks)
+                parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
+            self._by_kept_tokens[key] = _join(parts)
+            self.passes += 1
+        return self._by_kept_tokens[key]
+
+    @torch.no_grad()
+    def _answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
+        """Logits ``[batch, token, vocab]`` of the answer tokens over the slots in ``keep``; the model is answering."""
+        logits = batch.first_logits[:, None]  # [batch, 1, vocab]
+        read = batch.answers.shape[1] - 1
+        if read == 0:
+            return logits
+        cache = AnswerCache([(layer.keys, layer.values) for layer in batch.layers], keep, read)
+        return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
+
+    def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
+        """Logits ``[batch, token, vocab]`` after reading answer tokens ``start`` to ``stop - 1``."""
+        mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
+        steps = torch.arange(start, stop, device=mask.device)
+        return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            use_cache=True,
+            **{self._cache_argument: cache},
+        )
+        return output.logits
+
+    def evaluate_directly(self, policy: Policy) -> Losses:
+        """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
+        parts = [self._run_attached(self._store.load(block), policy) for block in range(self.n_blocks)]
+        return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
+
+    @torch.no_grad()
+    def _run_attached(self, block: Block, policy: Policy) -> Losses:
+        parts = []
+        for batch in block:
+            cache = policy.cache()
+            with policy.attach(self.model):
+                positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
+                first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
+                cache.cut()
+                kept = [layer.kept_counts() for layer in cache.layers]  # [batch, kv_head] each
+                tokens = range(batch.answers.shape[1] - 1)
+                rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
+            parts.append(_losses(batch, torch.cat([first, *rest], 1), kept))
+        return _join(parts)
+
+    # ---- reading ----------------------------------------------------------------------------------------
+
+    def _read_block(self, index: int) -> Block:
+        with enough_memory(f"reading {len(self._rows[index])} prompts"):
+            return [self._read(rows) for rows in self._plan[index]]
+
+    def _read(self, rows: list[int]) -> PromptBatch:
+        device = self.model.device
+        chosen = [self.samples[index] for index in rows]
+        prompts, mask = pad([sample.prompt_ids for sample in chosen], device, left=True)
+        answers, answer_valid = pad([sample.answer_ids for sample in chosen], device, left=False)
+        builders: list[LayerBuilder] = []
+        first_logits = []
+        # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
+        for row, sample in enumerate(chosen):
+            ids = torch.tensor([sample.prompt_ids], device=device)
+            prompt = read_prompt(self.model, ids, None, HALF_LIVES, (SNAPKV_WINDOW,))
+            builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
+            for builder, layer in zip(builders, prompt.layers, strict=True):
+                builder.put(row, layer)
+            first_logits.append(prompt.logits)
+        layers = [builder.layer for builder in builders]
+        self.bytes_per_token = sum(
+            tensor.shape[1] * tensor.shape[3] * tensor.element_size()
+            for layer in layers
+            for tensor in (layer.keys, layer.values)
+        )
+        nothing = FullAnswers(torch.empty(0), torch.empty(0))
+        batch = PromptBatch(
+            rows, mask.sum(-1), mask, prompts, layers, torch.cat(first_logits), answers, answer_valid, nothing
+        )
+        with answering(self.model):
+            logits = self._answer(batch, keep_masks(batch, Policy.full(self.n_layers)))  # [batch, token, vocab]
+        return replace(batch, full=FullAnswers.of(logits[answer_valid]))
+
+
+def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int) -> list[list[list[int]]]:
+    """Blocks of samples in random order; inside a block, batches of similar length, so that little is padded."""
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    n_blocks = max(1, round(len(lengths) / block_size))
+    plan = []
+    for block in np.array_split(shuffled, n_blocks):
+        by_length = sorted(block.tolist(), key=lambda i: lengths[i])
+        rows = max(1, batch_tokens // lengths[by_length[-1]])
+        plan.append([batch.tolist() for batch in np.array_split(by_length, -(-len(by_length) // rows))])
+    return plan
+
+
+def _by_gathering(policy: Policy) -> bool:
+    return policy.evict == "prefill" and policy.decode_every is None
+
+
+def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
+    """From the answers' logits ``[batch, token, vocab]`` and, per layer, counts of kept tokens ``[batch, kv_head]``."""
+    figures = token_losses(logits[batch.answer_valid], batch.answers, batch.answer_valid, batch.full)
+    shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
+    return Losses(**figures, cache_fraction=shares.mean(0).cpu().numpy())
+
+
+def _join(parts: list[Losses]) -> Losses:
+    return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
+
+
+def _fingerprint(keep: list[list[torch.Tensor]]) -> bytes:
+    """Of the kept slots of a block, per batch and layer bool ``[batch, kv_head, key]``."""
+    digest = hashlib.blake2b(digest_size=16)
+    for masks in keep:
+        digest.update(torch.stack(masks).cpu().numpy().tobytes())
+    return digest.digest()

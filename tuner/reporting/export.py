@@ -1,0 +1,31 @@
+"""The exported file: all that serving needs and an auditor asks for, in one JSON that a reader can check by eye."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from a2sf_core.config import A2SFConfig, fingerprint
+from tuner.alpha.regressor import AlphaModel
+from tuner.judging.contest import Candidate
+
+
+def write_config(
+    folder: Path,
+    model: Any,
+    task: str,
+    chosen: Candidate,
+    alpha_model: AlphaModel,
+    evidence: dict[str, Any],
+) -> Path:
+    """Write ``a2sf_config.json`` into ``folder``, atomically, and return its path."""
+    config = A2SFConfig(
+        model=fingerprint(model),
+        task=task,
+        policy=chosen.policy,
+        alpha_model=alpha_model.to_dict(),
+        guard=None,
+        evidence={"tuner_version": version("a2sf-tune"), **evidence},
+    )
+    return config.save_pretrained(folder)

@@ -1,0 +1,265 @@
+"""The Optuna study: two objectives, known points first, kept in a journal file that survives being killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tuner.measuring.engine import Engine
+from tuner.measuring.losses import Losses, Seen
+from tuner.search.hypervolume import WORST_LOSS, Point, stood_still
+from tuner.search.racing import Race
+from tuner.search.records import Params, TrialRecord
+from tuner.search.samplers import make_sampler
+from tuner.search.space import Space
+
+JOURNAL = "study.journal"
+QUALITY = "nll_increase"
+MEMORY = "cache_fraction"
+TOGETHER = 8
+"""Trials asked for at once where prompts must be read anew: they share one reading."""
+LEAST_GAIN = 0.002
+"""A hypervolume that grew by less than this share of everything has stood still."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a study is run.
+
+    trials: how many, those before a resume included. sampler: see `tuner.search.samplers`. racing: stop trials that
+    cannot win. patience: stop when so many trials have not grown the hypervolume; None runs them all. seeds: label and
+    parameters of further first trials, from a warm start.
+    """
+
+    trials: int
+    sampler: str = "tpe"
+    racing: bool = True
+    patience: int | None = None
+    seeds: Mapping[str, Params] | None = None
+
+
+class Study:
+    """One study in one folder, opened or created.
+
+    Optuna proposes trials in memory; each is written to the journal once, whole, when it is finished. Written step by
+    step, as Optuna does by itself, a trial of ten parameters waits a dozen times for the disk.
+
+    Args:
+        run_dir: its folder; the journal is the only state.
+        identity: what must be the same for a resume to make sense (model, task, data, space): name to value.
+        seed: of the sampler. A resumed study draws from another point of the stream: same quality, other trials.
+
+    Raises:
+        A2SFError: if the folder holds a study with another identity, or cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int) -> None:
+        self.run_dir, self.seed = run_dir, seed
+        path = run_dir / JOURNAL
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(path)
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            self._kept = optuna.create_study(
+                storage=storage, study_name="a2sf", directions=["minimize", "minimize"], load_if_exists=True
+            )
+        except OSError as error:
+            raise A2SFError(
+                f"cannot write the study to {run_dir} ({error.strerror}); choose a writable folder with --out."
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from None
+        self._check_identity(identity)
+        self._study = optuna.create_study(directions=["minimize", "minimize"])
+        self._study.add_trials(self._kept.get_trials(deepcopy=False))
+
+    def _check_identity(self, identity: Mapping[str, str]) -> None:
+        stored: dict[str, str] = self._kept.user_attrs.get("identity", {})
+        if not stored:
+            self._kept.set_user_attr("identity", dict(identity))
+            return
+        for name, value in identity.items():
+            if stored.get(name) != value:
+                raise A2SFError(
+                    f"{self.run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); "
+                    "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
+                )
+
+    def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
+        """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
+
+        Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
+        """
+        first = {**space.enqueued(), **{label: space.complete(p) for label, p in (plan.seeds or {}).items()}}
+        self._enqueue(first)
+        done = len(self.records())
+        self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(first))
+        full = engine.evaluate(Policy.full(engine.n_layers))
+        # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
+        race = Race([0.0], [full.nll + WORST_LOSS])
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            race.finish(trial.values[1], np.array(trial.user_attrs["result"]["sample_nll"]))
+        while done < plan.trials and not self._is_over(plan, len(first)):
+            together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
+            self._run_some(engine, space, full, race, together, racing=plan.racing)
+            done += together
+            on_trial(done)
+
+    def _enqueue(self, points: Mapping[str, Params]) -> None:
+        waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
+        known = {record.label for record in self.records()} | waiting
+        for label, params in points.items():
+            if label not in known:
+                self._study.enqueue_trial(dict(params), user_attrs={"label": label})
+
+    def _is_over(self, plan: Plan, n_first: int) -> bool:
+        return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
+
+    def _run_some(self, engine: Engine, space: Space, full: Losses, race: Race, count: int, racing: bool) -> None:
+        started = time.time()
+        trials = [self._study.ask() for _ in range(count)]
+        policies = [space.policy(suggest(trial, space)) for trial in trials]
+        tokens = [len(sample.prompt_ids) for sample in engine.samples]
+        memory = [float(np.mean([policy.cache_fraction(n) for n in tokens])) for policy in policies]
+        labelled = ["label" in trial.user_attrs for trial in trials]
+
+        def is_lost(place: int, seen: Seen) -> bool:
+            # What the user will be shown as comparison is measured in full.
+            return not labelled[place] and race.is_lost(memory[place], seen)
+
+        found = engine.race(policies, is_lost if racing else None)
+        seconds = (time.time() - started) / count
+        for trial, policy, cache, seen in zip(trials, policies, memory, found, strict=True):
+            self._tell(trial, policy, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
+            if seen.n == len(engine.samples) and seen.losses.finite():
+                race.finish(cache, seen.losses.nll)
+
+    def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
+        result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
+        if not seen.losses.finite():
+            trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
+            self._kept.add_trial(self._study.tell(trial, state=TrialState.FAIL))
+            return
+        metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
+        nll = [round(value, 6) for value in seen.losses.nll.tolist()]
+        trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
+        trial.set_user_attr("result", result | {"metrics": metrics, "sample_nll": nll})
+        if seen.n < len(full.nll):
+            self._kept.add_trial(self._study.tell(trial, state=TrialState.PRUNED))
+        else:
+            self._kept.add_trial(self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]]))
+
+    def count_report_look(self, policies: list[Policy]) -> int:
+        """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
+        looks: list[str] = self._kept.user_attrs.get("report_looks", [])
+        look = json.dumps([policy.to_dict() for policy in policies])
+        if look not in looks:
+            looks = [*looks, look]
+            self._kept.set_user_attr("report_looks", looks)
+        return len(looks)
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial; one that was interrupted is not among them."""
+        best = {trial.number for trial in self._kept.best_trials}
+        return [_record(trial, trial.number in best) for trial in self._kept.get_trials(deepcopy=False)]
+
+
+def suggest(trial: Trial, space: Space) -> Params:
+    """Ask the sampler for a point of ``space``."""
+    return {
+        name: trial.suggest_int(name, int(r.low), int(r.high))
+        if r.whole
+        else trial.suggest_float(name, r.low, r.high, log=r.log)
+        for name, r in space.ranges.items()
+    }
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off a last line that a kill or a power cut left unfinished; what it would have said never happened."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def summary(losses: Losses, full: Losses) -> dict[str, float]:
+    """Means over the samples, quality relative to the full cache: nats for ``nll_increase``, points for accuracy."""
+    return {
+        QUALITY: float((losses.nll - full.nll).mean()),
+        MEMORY: float(losses.cache_fraction.mean()),
+        "nll": float(losses.nll.mean()),
+        "kl": float(losses.kl.mean()),
+        "token_accuracy": float(losses.accuracy.mean()),
+        "accuracy_drop_points": 100 * float((full.accuracy - losses.accuracy).mean()),
+        "changed_tokens": float(losses.changed.mean()),
+    }
+
+
+def points_of(records: Sequence[TrialRecord]) -> list[Point]:
+    """(cache fraction, increase of the NLL) of the complete trials, in their order."""
+    return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]
+
+
+def policy_from(record: TrialRecord) -> Policy:
+    """The policy that a trial measured."""
+    return Policy.from_dict(json.loads(record.policy_json))
+
+
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def _record(trial: Any, pareto: bool) -> TrialRecord:
+    result = trial.user_attrs["result"]
+    return TrialRecord(
+        number=trial.number,
+        state=_STATES[trial.state],
+        label=trial.user_attrs.get("label", "search"),
+        params=trial.params,
+        metrics=result.get("metrics", {}),
+        policy_json=result["policy"],
+        pareto=pareto,
+        error=result.get("error", ""),
+        started_ms=int(trial.datetime_start.timestamp() * 1000),
+        ended_ms=int(trial.datetime_complete.timestamp() * 1000),
+    )
+
+
+def read_front(run_dir: Path) -> list[TrialRecord]:
+    """The best trials of a study, smallest cache first, without changing anything in its folder.
+
+    Raises:
+        A2SFError: if there is no study in ``run_dir``, or none of its trials was finished.
+    """
+    study = _open_for_reading(run_dir)
+    records = [_record(trial, True) for trial in study.best_trials]
+    if not records:
+        raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
+    return sorted(records, key=lambda record: record.metrics[MEMORY])
+
+
+def read_identity(run_dir: Path) -> dict[str, str]:
+    """What the study in ``run_dir`` was made with: model, task, data and so on. Raises as `read_front` does."""
+    return dict(_open_for_reading(run_dir).user_attrs.get("identity", {}))
+
+
+def _open_for_reading(run_dir: Path) -> optuna.Study:
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        raise A2SFError(f"{run_dir} holds no study ({JOURNAL} is missing); give the folder of an earlier run.")
+    try:
+        return optuna.load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="a2sf")
+    except (OSError, KeyError, ValueError) as error:
+        raise A2SFError(f"{path} is not a readable Optuna journal ({error}).") from None

@@ -1,0 +1,65 @@
+"""What an earlier study hands to a new one: its best points, and its profile where model and task are the same.
+
+Parameters speak of depth, of the profile and of shares, not of layer numbers, so they carry over to another task and to
+another model of the family. Whether they help there is said at the end of a run, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.search.hypervolume import front, hypervolume
+from tuner.search.profile import PROFILE_FILE, Profile
+from tuner.search.records import SEED, Params, TrialRecord
+from tuner.search.study import MEMORY, points_of, read_front, read_identity
+
+N_SEEDS = 8
+LABEL = f"{SEED} from"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Label and parameters of the seeds, and the profile if one fits."""
+
+    seeds: dict[str, Params]
+    profile: Profile | None
+
+
+def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> WarmStart:
+    """Up to `N_SEEDS` points of each study in ``folders``, spread along its front.
+
+    Args:
+        identity: of the new study; a profile of the same model, task and data is taken over.
+
+    Raises:
+        A2SFError: if a folder holds no study with a finished trial.
+    """
+    seeds: dict[str, Params] = {}
+    profile = None
+    for folder in folders:
+        best = [record for record in read_front(folder) if record.metrics[MEMORY] < 1]
+        step = max(1, -(-len(best) // N_SEEDS))
+        seeds |= {f"{LABEL} {folder.name}, trial {record.number}": record.params for record in best[::step]}
+        known = read_identity(folder)
+        if all(known.get(name) == identity[name] for name in ("model", "task", "data")):
+            path = folder / PROFILE_FILE
+            profile = Profile.load(path) if path.is_file() else profile
+    return WarmStart(seeds, profile)
+
+
+def what_transferred(records: Sequence[TrialRecord]) -> str:
+    """One sentence on what the seeds of a warm start were worth; empty if there were none."""
+    done = [record for record in records if record.state == "complete"]
+    seeds = [record for record in done if record.label.startswith(LABEL)]
+    if not seeds:
+        return ""
+    points = points_of(done)
+    on_front = sum(done[place].label.startswith(LABEL) for place in front(points))
+    share = hypervolume(points_of(seeds))
+    whole = hypervolume(points)
+    return (
+        f"Warm start: {on_front} of {len(seeds)} points taken over are still on the front; "
+        f"alone they reach {share / whole:.0%} of its hypervolume."
+    )

@@ -15,12 +15,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
-from a2sf_core.pruning_layer import take_waiting_layer
-from a2sf_core.ragged_layer import Heads, RaggedLayer
+from a2sf_core.layers.base import take_waiting_layer
+from a2sf_core.layers.ragged import Heads, RaggedLayer
+from a2sf_core.layers.slots import SlotLayer, SlotPart
+from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal, attend_and_score_left_padded
-from a2sf_core.slot_layer import SlotLayer, SlotPart
 
 NAME = "a2sf"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import Cache
 
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
+from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.policy import Policy
-from a2sf_core.pruning_layer import PruningLayer
-from a2sf_core.ragged_layer import RaggedLayer
 
 
 def policy_layers(policy: Policy) -> list[PruningLayer]:

@@ -187,7 +187,7 @@ class A2SFConfig:
         return cls.from_dict(data, str(file))
 
     def attach(self, model: Any) -> AbstractContextManager[Any]:
-        """`with config.attach(model): model.generate(...)`; see `a2sf_core.attach.attach`.
+        """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
 
         Raises:
             A2SFError: if the model has another shape, saying what differs.

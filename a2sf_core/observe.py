@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2sf_core.attach import cache_argument, check_model, switched
 from a2sf_core.cache import A2SFCache
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.switch import cache_argument, check_model, switched
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ class Policy:
         return A2SFCache(self)
 
     def attach(self, model: Any) -> AbstractContextManager[Any]:
-        """`with policy.attach(model): model.generate(...)`; see `a2sf_core.attach.attach`."""
-        from a2sf_core.attach import attach
+        """`with policy.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`."""
+        from a2sf_core.switch import attach
 
         return attach(self, model)
 

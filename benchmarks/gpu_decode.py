@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor
 
 from a2sf_core import Policy
-from a2sf_core import slots as plain
 from a2sf_core.cache import A2SFCache
-from a2sf_core.decode import Decoder
-from a2sf_core.slots import Ring, Slots
+from a2sf_core.decoder import Decoder
+from a2sf_core.plain import slots as plain
+from a2sf_core.plain.slots import Ring, Slots
 from benchmarks.gpu import need_gpu
 
 LLAMA_3_8B = {

@@ -1,4 +1,4 @@
-"""The two operations of `a2sf_core.slots` by Triton kernels, with the same signatures.
+"""The two operations of `a2sf_core.plain.slots` by Triton kernels, with the same signatures.
 
 Not tuned on a GPU yet: docs/gpu-decode.md says what has been run.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from a2sf_core.kernels import blocks
 from a2sf_core.kernels.slot_kernels import attend_kernel, fold_kernel, join_kernel
-from a2sf_core.slots import Ring, Slots, fold_weights
+from a2sf_core.plain.slots import Ring, Slots, fold_weights
 
 # Programs per multiprocessor: all run at once, so that no second wave fills the chip by half. Three fit on Hopper, with
 # three stages of 16 KB of keys and as much of values each.

@@ -37,7 +37,7 @@ def test_model_is_restored_even_after_an_exception(before: str) -> None:
 
 @torch.no_grad()
 def test_a_failed_forward_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    from a2sf_core import cache_layer
+    from a2sf_core.layers import whole as cache_layer
 
     model, policy = models.build("llama"), Policy.h2o(3, 8)
     with policy.attach(model):

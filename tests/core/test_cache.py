@@ -9,8 +9,8 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
-from a2sf_core.attach import cache_argument
-from a2sf_core.cache_layer import A2SFLayer
+from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.switch import cache_argument
 
 from . import models
 

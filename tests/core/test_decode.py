@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
-from a2sf_core import slot_layer as slot_layers
-from a2sf_core.attach import cache_argument
 from a2sf_core.cache import A2SFCache, parts_of
-from a2sf_core.cache_layer import A2SFLayer
-from a2sf_core.decode import Decoder, decode
-from a2sf_core.slot_layer import SlotLayer
+from a2sf_core.decoder import Decoder, decode
+from a2sf_core.layers import slots as slot_layers
+from a2sf_core.layers.slots import SlotLayer
+from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.switch import cache_argument
 
 from . import models, reference
 from .test_eviction import MIXED
@@ -130,7 +130,7 @@ def test_windows_per_head(wide: Any) -> None:  # noqa: F811
 @pytest.mark.parametrize("name", ["never", "window"])
 def test_more_tokens_than_the_ring_holds(llama: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_layers, "RING", 4)
-    monkeypatch.setattr("a2sf_core.decode.RING", 4)
+    monkeypatch.setattr("a2sf_core.decoder.RING", 4)
     check(llama, POLICIES[name], left=6)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from a2sf_core import slot_layer
-from a2sf_core import slots as plain
-from a2sf_core.slots import Ring, Slots
+from a2sf_core.layers import slots as slot_layer
+from a2sf_core.plain import slots as plain
+from a2sf_core.plain.slots import Ring, Slots
 
 from . import models
 from .test_decode import POLICIES, check, check_compiled

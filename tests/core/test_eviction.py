@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from a2sf_core import LayerPolicy, Policy
-from a2sf_core.attach import cache_argument
 from a2sf_core.cache import A2SFCache, cache_nbytes, policy_layers
-from a2sf_core.ragged_layer import RaggedLayer
+from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.switch import cache_argument
 
 from . import models, reference
 
@@ -166,7 +166,7 @@ def test_scores_survive_a_turn(llama: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [4, 8])
 def test_chunk_mode_bounds_the_prompt(llama: Any, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from a2sf_core import cache_layer
+    from a2sf_core.layers import whole as cache_layer
 
     peak = 0
     append = cache_layer.A2SFLayer.append

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from a2sf_core import A2SFError, Policy
-from a2sf_core.attach import cache_argument
 from a2sf_core.observe import read_prompt
 from a2sf_core.selection import kept_from_order, order_by_score
+from a2sf_core.switch import cache_argument
 
 from . import models, reference
 

@@ -14,10 +14,10 @@ import transformers as t
 from torch import Tensor
 
 from a2sf_core import A2SFConfig, A2SFError, LayerPolicy, Policy
-from a2sf_core.attach import cache_argument
 from a2sf_core.cache import A2SFCache
 from a2sf_core.config import fingerprint
-from a2sf_core.ragged_layer import RaggedLayer
+from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.switch import cache_argument
 
 from . import models, reference
 from .test_cache import LONG, ROLL_BACK

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from a2sf_core.attach import cache_argument
 from a2sf_core.config import fingerprint, n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
+from a2sf_core.switch import cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
 from tuner.measuring.batch import (

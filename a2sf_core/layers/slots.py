@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from a2sf_core import kernels
-from a2sf_core import slots as plain
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import ROUNDING, LayerPolicy
-from a2sf_core.pruning_layer import PruningLayer
-from a2sf_core.ragged_layer import Heads, RaggedLayer, heads_in_order
+from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.ragged import Heads, RaggedLayer, heads_in_order
+from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.plain import slots as plain
+from a2sf_core.plain.slots import Ring, Slots
 from a2sf_core.selection import empty_slots, keep_from_positions
-from a2sf_core.slots import Ring, Slots
 
 # Queries scored together at most: one more pass over the keys for every 32 over keys and values.
 RING = 32
@@ -188,7 +188,7 @@ class SlotPart:
 
 
 class SlotLayer(PruningLayer):
-    """What the attention function finds in a cache while `a2sf_core.decode` runs.
+    """What the attention function finds in a cache while `a2sf_core.decoder` runs.
 
     Attributes:
         parts: one per distinct budget, as in a `RaggedLayer`, so that memory is what the budgets say.

@@ -15,8 +15,8 @@ from a2sf_core import attention
 from a2sf_core.cache import A2SFCache, policy_layers
 from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
+from a2sf_core.layers.base import PruningLayer, take_waiting_layer
 from a2sf_core.policy import Policy
-from a2sf_core.pruning_layer import PruningLayer, take_waiting_layer
 
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 

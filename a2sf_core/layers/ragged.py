@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
-from a2sf_core.pruning_layer import PruningLayer
+from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.whole import A2SFLayer
 
 Heads = slice | Tensor
 """KV heads as an index: a slice where they are neighbours, which copies nothing, else int64 `[kv_head]`."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import is_int
 from a2sf_core.layer_policy import LayerPolicy
-from a2sf_core.pruning_layer import PruningLayer
+from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.recent import RecentQueries
 from a2sf_core.scores import decay
 from a2sf_core.selection import select
-from a2sf_core.windows import RecentQueries
 
 
 class A2SFLayer(PruningLayer):

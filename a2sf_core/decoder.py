@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from a2sf_core import attention
-from a2sf_core.attach import cache_argument
 from a2sf_core.cache import parts_of
-from a2sf_core.cache_layer import A2SFLayer
 from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
-from a2sf_core.slot_layer import RING, Clock, SlotLayer
+from a2sf_core.layers.slots import RING, Clock, SlotLayer
+from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.switch import cache_argument
 
 # Steps between two questions whether all rows have ended: each waits for the device.
 _ASK_EVERY = 16

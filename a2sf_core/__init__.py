@@ -7,21 +7,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from a2sf_core.cache import A2SFCache
     from a2sf_core.config import A2SFConfig
+    from a2sf_core.decoder import decode
     from a2sf_core.errors import A2SFError
-    from a2sf_core.policy import LayerPolicy, Policy
+    from a2sf_core.layer_policy import LayerPolicy
+    from a2sf_core.policy import Policy
+    from a2sf_core.switch import attach
 
-__all__ = ["A2SFConfig", "A2SFError", "LayerPolicy", "Policy"]
+__all__ = ["A2SFCache", "A2SFConfig", "A2SFError", "LayerPolicy", "Policy", "__version__", "attach", "decode"]
 
 _HOME = {
+    "A2SFCache": "a2sf_core.cache",
     "A2SFConfig": "a2sf_core.config",
     "A2SFError": "a2sf_core.errors",
-    "LayerPolicy": "a2sf_core.policy",
+    "LayerPolicy": "a2sf_core.layer_policy",
     "Policy": "a2sf_core.policy",
+    "attach": "a2sf_core.switch",
+    "decode": "a2sf_core.decoder",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from a2sf_core.config import library_version
+
+        return library_version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -20,7 +20,8 @@ from a2sf_core.layers.base import take_waiting_layer
 from a2sf_core.layers.ragged import Heads, RaggedLayer
 from a2sf_core.layers.slots import SlotLayer, SlotPart
 from a2sf_core.layers.whole import A2SFLayer
-from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal, attend_and_score_left_padded
+from a2sf_core.plain.span import Span
+from a2sf_core.scores import attend_and_score, attend_and_score_causal, attend_and_score_left_padded
 
 NAME = "a2sf"
 

@@ -14,44 +14,13 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
 from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
+from a2sf_core.shape import FINGERPRINT, SHAPE, fingerprint
 
 FILE_NAME = "a2sf_config.json"
 SCHEMA_VERSION = 1
 
 _REQUIRED = ("schema_version", "library_version", "model", "task", "policy")
 _OPTIONAL = ("alpha_model", "guard", "evidence")
-
-# A policy fits every model with the same shape; name and revision are information for the reader.
-_SHAPE = ("architecture", "n_layers", "n_kv_heads", "head_dim", "hidden_size", "vocab_size")
-_FINGERPRINT = (*_SHAPE, "name", "revision")
-
-
-def fingerprint(model_or_config: Any) -> dict[str, Any]:
-    """The shape of a transformers model (or its config), with its name and revision as information.
-
-    Returns:
-        architecture, n_layers, n_kv_heads, head_dim, hidden_size, vocab_size, name, revision.
-    """
-    outer = getattr(model_or_config, "config", model_or_config)
-    text = outer.get_text_config()
-    heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None)
-    return {
-        "architecture": outer.model_type,
-        "n_layers": text.num_hidden_layers,
-        "n_kv_heads": n_kv_heads(text),
-        "head_dim": text.hidden_size // heads if head_dim is None else head_dim,
-        "hidden_size": text.hidden_size,
-        "vocab_size": text.vocab_size,
-        "name": getattr(outer, "_name_or_path", None) or None,
-        "revision": getattr(outer, "_commit_hash", None),
-    }
-
-
-def n_kv_heads(text_config: Any) -> int:
-    """KV heads of a layer: as many as query heads if the model does not group them."""
-    kv_heads = getattr(text_config, "num_key_value_heads", None)
-    return text_config.num_attention_heads if kv_heads is None else kv_heads
 
 
 def library_version() -> str:
@@ -87,7 +56,7 @@ class A2SFConfig:
     library_version: str = field(default_factory=library_version)
 
     def __post_init__(self) -> None:
-        check_keys(self.model, _FINGERPRINT, _SHAPE, "model fingerprint")
+        check_keys(self.model, FINGERPRINT, SHAPE, "model fingerprint")
         if len(self.policy.layers) != self.model["n_layers"]:
             raise A2SFError(
                 f"the policy has {len(self.policy.layers)} layers but the model fingerprint has "
@@ -134,7 +103,7 @@ class A2SFConfig:
                 raise A2SFError(f"{where}: {name} must be a JSON object or null, not {data[name]!r}.")
         try:
             return cls(
-                dict(check_keys(data["model"], _FINGERPRINT, _SHAPE, "model")),
+                dict(check_keys(data["model"], FINGERPRINT, SHAPE, "model")),
                 data["task"],
                 Policy.from_dict(data["policy"]),
                 data.get("alpha_model"),
@@ -194,10 +163,12 @@ class A2SFConfig:
         """
         here = fingerprint(model)
         differs = [
-            f"{name} is {here[name]!r}, not {self.model[name]!r}" for name in _SHAPE if here[name] != self.model[name]
+            f"{name} is {here[name]!r}, not {self.model[name]!r}" for name in SHAPE if here[name] != self.model[name]
         ]
         if differs:
             raise A2SFError(
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
-        return self.policy.attach(model)
+        from a2sf_core.switch import attach  # here, so that a config can be read without torch
+
+        return attach(self.policy, model)

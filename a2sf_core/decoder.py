@@ -1,7 +1,7 @@
 """Greedy decoding from a pruned cache, in buffers of static shape; on CUDA the steps are replayed as graphs.
 
-    with policy.attach(model), torch.no_grad():
-        cache = policy.cache()
+    with attach(policy, model), torch.no_grad():
+        cache = A2SFCache(policy)
         logits = model(ids, cache=cache, logits_to_keep=1).logits  # reads the prompt
         tokens = decode(model, cache, logits[:, -1].argmax(-1), max_new_tokens=256)
 
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from a2sf_core import attention
 from a2sf_core.cache import parts_of
-from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.slots import RING, Clock, SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.shape import n_kv_heads
 from a2sf_core.switch import cache_argument
 
 # Steps between two questions whether all rows have ended: each waits for the device.
@@ -53,7 +53,7 @@ class Decoder:
         """Move the tokens of `cache` into static buffers, layer by layer.
 
         Args:
-            model: a transformers model inside `with policy.attach(model)`.
+            model: a transformers model inside `with attach(policy, model)`.
             cache: one that has read the prompt.
             first: int64 `[batch]`, the token that follows the prompt.
             steps: how many times `step` will be called at most.
@@ -65,10 +65,10 @@ class Decoder:
             A2SFError: if the model is not attached or the cache has read nothing or is not of a policy.
         """
         if model.config._attn_implementation != attention.NAME:
-            raise A2SFError("decode needs an attached model; call it inside `with policy.attach(model):`.")
+            raise A2SFError("decode needs an attached model; call it inside `with attach(policy, model):`.")
         parts = parts_of(cache)
         if not parts or not all(isinstance(part, A2SFLayer) and part.is_initialized for part in parts):
-            raise A2SFError("decode needs a cache from policy.cache() that has read a prompt.")
+            raise A2SFError("decode needs an A2SFCache(policy) that has read a prompt.")
         text = model.config.get_text_config()
         if graphs is None:
             graphs = first.device.type == "cuda" and not _ROPE_THAT_WAITS & _rope_types(text)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import ceil, floor, inf, isnan, log2
+from math import ceil, floor, inf, isnan
 from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int, is_number
+from a2sf_core.half_life import alpha_of, half_life_of
 
 Budget = float | int | None | tuple[float | int, ...]
 
@@ -15,22 +16,9 @@ Budget = float | int | None | tuple[float | int, ...]
 ROUNDING = 1e-9
 
 
-def half_life_of(alpha: float) -> float:
-    """Half-life in tokens of the forgetting factor `alpha`: 0 for alpha 0, infinity for alpha 1.
-
-    Raises:
-        A2SFError: if alpha is not in [0, 1].
-    """
-    if not is_number(alpha) or not 0 <= alpha <= 1:
-        raise A2SFError(f"alpha must be a number from 0 to 1, not {alpha!r}.")
-    if alpha == 0:
-        return 0.0
-    return inf if alpha == 1 else -1 / log2(alpha)
-
-
 @dataclass(frozen=True)
 class LayerPolicy:
-    """What one layer keeps, per KV head (arXiv 2407.20485; design.md section 1).
+    """What one layer keeps, per KV head (arXiv 2407.20485).
 
     Attributes:
         half_life: tokens after which a query's attention counts half. 0 counts the last query only (alpha 0,
@@ -81,17 +69,10 @@ class LayerPolicy:
         """The fields, in the order in which they are written."""
         return tuple(field.name for field in fields(cls))
 
-    @classmethod
-    def from_alpha(cls, alpha: float, **others: Any) -> LayerPolicy:
-        """The same as `LayerPolicy(half_life=half_life_of(alpha), ...)`."""
-        return cls(half_life=half_life_of(alpha), **others)
-
     @property
     def alpha(self) -> float:
         """Forgetting factor per token, 2^(-1 / half_life)."""
-        if self.half_life == 0:
-            return 0.0
-        return 1.0 if self.half_life == inf else 2.0 ** (-1 / self.half_life)
+        return alpha_of(self.half_life)
 
     @property
     def is_ragged(self) -> bool:

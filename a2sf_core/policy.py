@@ -6,19 +6,14 @@ Imports neither torch nor transformers, so that the command line can check a pol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
-from a2sf_core.layer_policy import Budget, LayerPolicy, half_life_of
-
-if TYPE_CHECKING:
-    from a2sf_core.cache import A2SFCache
-
-__all__ = ["Budget", "LayerPolicy", "Policy", "half_life_of"]
+from a2sf_core.half_life import half_life_of
+from a2sf_core.layer_policy import Budget, LayerPolicy
 
 _FIELDS = ("layers", "evict", "decode_every")
 
@@ -85,18 +80,6 @@ class Policy:
                     f"layers[{index}].budget has {len(layer.budget)} entries but the model has {n_kv_heads} KV heads; "
                     "give one budget per KV head, or a single one."
                 )
-
-    def cache(self) -> A2SFCache:
-        """An empty transformers cache that follows this policy, to pass to an attached model."""
-        from a2sf_core.cache import A2SFCache
-
-        return A2SFCache(self)
-
-    def attach(self, model: Any) -> AbstractContextManager[Any]:
-        """`with policy.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`."""
-        from a2sf_core.switch import attach
-
-        return attach(self, model)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; `from_dict` reads it back to an equal policy."""

@@ -13,10 +13,10 @@ from transformers import Cache, DynamicCache
 
 from a2sf_core import attention
 from a2sf_core.cache import A2SFCache, policy_layers
-from a2sf_core.config import n_kv_heads
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.base import PruningLayer, take_waiting_layer
 from a2sf_core.policy import Policy
+from a2sf_core.shape import n_kv_heads
 
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -26,7 +26,7 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
     """Let `model` prune its cache by `policy` inside the `with` block; afterwards it is as it was.
 
     Inside, `model(...)` and `model.generate(...)` work as ever. An empty cache made by generate is filled
-    with layers of the policy; a cache from `policy.cache()` or from an earlier call is used as it is (a
+    with layers of the policy; an `A2SFCache(policy)` or the cache of an earlier call is used as it is (a
     second turn).
 
     Args:
@@ -117,19 +117,19 @@ def _with_pruning_cache(policy: Policy, name: str, kwargs: dict[str, Any]) -> di
         if len(cache.layers) != len(policy.layers):
             raise A2SFError(
                 f"the cache has {len(cache.layers)} layers but the model has {len(policy.layers)}; "
-                "make one with policy.cache()."
+                "make one with A2SFCache(policy)."
             )
         return kwargs
     if type(cache) is not DynamicCache or cache.offloading:
         offloads = " with offloading" if getattr(cache, "offloading", False) else ""
         raise A2SFError(
-            f"a {type(cache).__name__}{offloads} cannot be pruned;"
-            "  leave cache_implementation and the cache argument out, or pass policy.cache()."
+            f"a {type(cache).__name__}{offloads} cannot be pruned; "
+            "leave cache_implementation and the cache argument out, or pass an A2SFCache(policy)."
         )
     if cache.get_seq_length() > 0:
         raise A2SFError(
             "the cache passed in was filled without this policy, so its tokens have no scores; start from "
-            "policy.cache() or leave the cache out."
+            "an A2SFCache(policy) or leave the cache out."
         )
     # generate keeps hold of the object it made, so its contents change and not the object.
     cache.layers[:] = policy_layers(policy)

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from studies.samples import bundled_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import REFERENCE, load_model

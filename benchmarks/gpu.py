@@ -27,7 +27,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from a2sf_core.scores import Span, attend_and_score_causal, query_weights, score
+from a2sf_core.plain.forgetting import query_weights
+from a2sf_core.plain.span import Span
+from a2sf_core.scores import attend_and_score_causal, score
 from benchmarks.gpu_errors import errors
 from benchmarks.scoring import GRID
 

@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from a2sf_core import Policy
-from a2sf_core.cache import A2SFCache
+from a2sf_core import A2SFCache, Policy, attach
 from a2sf_core.decoder import Decoder
 from a2sf_core.plain import slots as plain
 from a2sf_core.plain.slots import Ring, Slots
@@ -72,7 +71,7 @@ def filled_cache(policy: Policy, model: Any, batch: int, context: int) -> A2SFCa
     """As after a prompt of `context` tokens that was cut, with random contents."""
     config = model.config
     head_dim = config.hidden_size // config.num_attention_heads
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     for rule, layer in zip(policy.layers, cache.layers, strict=True):
         shape = (batch, config.num_key_value_heads, rule.budget_tokens(context))
         layer.lazy_initialization(*torch.empty(2, *shape[:2], 0, head_dim, dtype=model.dtype, device=DEVICE))
@@ -91,7 +90,7 @@ def seconds_per_step(model: Any, policy: Policy, batch: int, context: int, compi
     """Median over periods of decoding, seconds of one eviction alone, and bytes of the cache's buffers."""
     # Two calls of each graph are done before the first period that counts.
     steps = (PERIODS + 6) * PERIOD
-    with policy.attach(model):
+    with attach(policy, model):
         cache = filled_cache(policy, model, batch, context)
         decoder = Decoder(model, cache, torch.randint(1000, (batch,), device=DEVICE), steps, compiled=compiled)
         held = cache.nbytes()
@@ -172,9 +171,9 @@ def graphs_agree() -> bool:
     policy = Policy.a2sf(3, 0.3, 0.9, decode_every=5)
     ids = torch.randint(500, (3, 200), device=DEVICE)
     found = []
-    with policy.attach(model), torch.no_grad():
+    with attach(policy, model), torch.no_grad():
         for graphs in (False, True):
-            cache = policy.cache()
+            cache = A2SFCache(policy)
             first = model(ids, cache=cache, logits_to_keep=1).logits[:, -1].argmax(-1)
             decoder = Decoder(model, cache, first, 60, graphs=graphs)
             for _ in range(60):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from a2sf_core.kernels import TOLERANCE
-from a2sf_core.scores import Span, attend_and_score, attend_and_score_causal
+from a2sf_core.plain.span import Span
+from a2sf_core.scores import attend_and_score, attend_and_score_causal
 
 _TOKENS = 1500
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core import LayerPolicy, Policy
 from benchmarks.lab import Lab, console, profiled, report, run_study
 from tuner.search.records import Params
 from tuner.search.space import Space

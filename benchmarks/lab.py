@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from studies.samples import bundled_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import REFERENCE, load_model

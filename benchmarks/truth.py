@@ -20,7 +20,7 @@ import torch
 from rich.table import Table
 from scipy import stats
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from benchmarks.lab import Lab, console, profiled, report, run_study
 from tuner.judging.contest import choose
 from tuner.judging.intervals import paired_interval

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from a2sf_core.config import fingerprint
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.shape import fingerprint
 from studies.samples import Sample, bundled_samples
 from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import MIN_PER_PART, Encoded, Parts, encode, split

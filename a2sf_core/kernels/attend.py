@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from a2sf_core.kernels import blocks
-from a2sf_core.scores import Span
+from a2sf_core.plain.span import Span
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 

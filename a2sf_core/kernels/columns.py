@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 
 from a2sf_core.kernels import blocks
-from a2sf_core.scores import Span, queries_that_matter
+from a2sf_core.plain.forgetting import queries_that_matter
+from a2sf_core.plain.span import Span
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _FAR = tl.constexpr(2**31 - 1)

@@ -11,7 +11,8 @@ from torch import Tensor
 from a2sf_core.kernels.attend import attend
 from a2sf_core.kernels.columns import column_scores
 from a2sf_core.kernels.library import causal_operator
-from a2sf_core.scores import Span, last_queries, queries_that_matter
+from a2sf_core.plain.forgetting import queries_that_matter
+from a2sf_core.plain.span import Span, last_queries
 
 
 def score(query: Tensor, key: Tensor, half_lives: Sequence[float], scale: float, span: Span) -> Tensor:

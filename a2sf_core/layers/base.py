@@ -60,7 +60,7 @@ class PruningLayer(CacheLayerMixin):
         if take_waiting_layer() is not None:
             raise A2SFError(
                 "an A2SF cache was passed to a model that is not attached; run the model inside "
-                "`with policy.attach(model):`."
+                "`with attach(policy, model):`."
             )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

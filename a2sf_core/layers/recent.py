@@ -8,7 +8,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from a2sf_core.scores import Span, score
+from a2sf_core.plain.span import Span
+from a2sf_core.scores import score
 
 
 class RecentQueries:

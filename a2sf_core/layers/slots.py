@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2sf_core import kernels
 from a2sf_core.errors import A2SFError
+from a2sf_core.kernels import readiness
 from a2sf_core.layer_policy import ROUNDING, LayerPolicy
 from a2sf_core.layers.base import PruningLayer
 from a2sf_core.layers.ragged import Heads, RaggedLayer, heads_in_order
@@ -64,7 +64,7 @@ class SlotPart:
         Asks the host for two counts, once. `group` is the number of query heads per KV head.
         """
         if len(layer.half_lives) + len(layer.recent_queries.windows) > 1:
-            raise A2SFError("this cache observes several scores at once; decode from a cache made by policy.cache().")
+            raise A2SFError("this cache observes several scores at once; decode from an A2SFCache(policy).")
         self._layer, self._clock = layer, clock
         self._n_valid = layer.n_valid  # [batch], when decoding begins
         self._operations = _operations(layer.keys, layer.values)
@@ -250,7 +250,7 @@ class SlotLayer(PruningLayer):
 
 def _operations(keys: Tensor, values: Tensor) -> Any:
     """The module whose `attend` and `fold` serve this device and these head sizes."""
-    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and kernels.is_ready(keys.device):
+    if keys.is_cuda and keys.shape[-1] == values.shape[-1] and readiness.is_ready(keys.device):
         from a2sf_core.kernels import decode
 
         return decode

@@ -13,7 +13,7 @@ from a2sf_core.fields import is_int
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.layers.base import PruningLayer
 from a2sf_core.layers.recent import RecentQueries
-from a2sf_core.scores import decay
+from a2sf_core.plain.forgetting import decay
 from a2sf_core.selection import select
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core import LayerPolicy, Policy
 
 # How a layer computes: rule, q [head, n, dim], k and v [kv_head, n, dim], valid [n], scale, sliding window
 # -> output [head, n, dim].

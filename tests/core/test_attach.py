@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as t
 
-from a2sf_core import A2SFError, Policy
+from a2sf_core import A2SFError, Policy, attach
 
 from . import models
 
@@ -25,7 +25,7 @@ def test_model_is_restored_even_after_an_exception(before: str) -> None:
     was = state(model)
 
     def use_and_fail() -> None:
-        with Policy.h2o(3, 8).attach(model):
+        with attach(Policy.h2o(3, 8), model):
             model.generate(models.prompt(1, 20), max_new_tokens=2, **models.GREEDY)
             raise RuntimeError("boom")
 
@@ -40,7 +40,7 @@ def test_a_failed_forward_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     from a2sf_core.layers import whole as cache_layer
 
     model, policy = models.build("llama"), Policy.h2o(3, 8)
-    with policy.attach(model):
+    with attach(policy, model):
         with monkeypatch.context() as patch:
             patch.setattr(cache_layer.A2SFLayer, "append", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -51,8 +51,8 @@ def test_a_failed_forward_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
 @torch.no_grad()
 def test_nested_attach_is_refused() -> None:
     model = models.build("llama")
-    with Policy.full(3).attach(model):
-        with pytest.raises(A2SFError, match="attached to a policy already"), Policy.full(3).attach(model):
+    with attach(Policy.full(3), model):
+        with pytest.raises(A2SFError, match="attached to a policy already"), attach(Policy.full(3), model):
             pass
         model(models.prompt(1, 5))
 
@@ -60,7 +60,7 @@ def test_nested_attach_is_refused() -> None:
 def test_number_of_layers_must_agree() -> None:
     with (
         pytest.raises(A2SFError, match="policy has 4 layers but the model has 3"),
-        Policy.full(4).attach(models.build("opt")),
+        attach(Policy.full(4), models.build("opt")),
     ):
         pass
 
@@ -69,11 +69,11 @@ def test_encoder_decoders_and_other_things_are_refused() -> None:
     t5 = t.T5ForConditionalGeneration(
         t.T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
     )
-    with pytest.raises(A2SFError, match="encoder-decoder"), Policy.full(1).attach(t5):
+    with pytest.raises(A2SFError, match="encoder-decoder"), attach(Policy.full(1), t5):
         pass
     with (
         pytest.raises(A2SFError, match="needs a transformers model, not Linear"),
-        Policy.full(1).attach(torch.nn.Linear(2, 2)),
+        attach(Policy.full(1), torch.nn.Linear(2, 2)),
     ):
         pass
 
@@ -81,7 +81,7 @@ def test_encoder_decoders_and_other_things_are_refused() -> None:
 def test_attention_without_layer_idx_is_refused() -> None:
     model = models.build("llama")
     del model.model.layers[1].self_attn.layer_idx
-    with pytest.raises(A2SFError, match="do not carry a layer_idx"), Policy.full(3).attach(model):
+    with pytest.raises(A2SFError, match="do not carry a layer_idx"), attach(Policy.full(3), model):
         pass
 
 
@@ -93,17 +93,17 @@ def test_soft_capping_and_dropout_are_refused() -> None:
             num_key_value_heads=1, head_dim=8,
         )
     ).eval()  # fmt: skip
-    with Policy.full(2).attach(gemma), pytest.raises(A2SFError, match="logit soft-capping"):
+    with attach(Policy.full(2), gemma), pytest.raises(A2SFError, match="logit soft-capping"):
         gemma(models.prompt(1, 5) % 50)
     llama = models.build("llama").train()
     llama.config.attention_dropout = 0.1
     for layer in llama.model.layers:
         layer.self_attn.attention_dropout = 0.1
-    with Policy.full(3).attach(llama), pytest.raises(A2SFError, match=r"model\.eval"):
+    with attach(Policy.full(3), llama), pytest.raises(A2SFError, match=r"model\.eval"):
         llama(models.prompt(1, 5))
 
 
 def test_gradients_are_refused_rather_than_wrong() -> None:
     model = models.build("llama")
-    with Policy.h2o(3, 8).attach(model), pytest.raises(A2SFError, match=r"torch\.no_grad"):
+    with attach(Policy.h2o(3, 8), model), pytest.raises(A2SFError, match=r"torch\.no_grad"):
         model(models.prompt(1, 20))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.switch import cache_argument
 
@@ -22,7 +22,7 @@ LONG = {**models.GREEDY, "max_new_tokens": 16}
 def test_without_a_budget_tokens_are_the_stock_ones(model: Any, left: int, extra: dict[str, Any]) -> None:
     ids, mask = models.prompt(2, 40), models.padding(2, 40, left)
     stock = model.generate(ids, attention_mask=mask, **LONG)
-    with Policy.full(models.LAYERS).attach(model):
+    with attach(Policy.full(models.LAYERS), model):
         assert (model.generate(ids, attention_mask=mask, **LONG, **extra) == stock).all()
 
 
@@ -30,12 +30,12 @@ def test_without_a_budget_tokens_are_the_stock_ones(model: Any, left: int, extra
 def test_beam_search(llama: Any, extra: dict[str, Any]) -> None:
     ids, mask = models.prompt(2, 20), models.padding(2, 20, 4)
     stock = llama.generate(ids, attention_mask=mask, **LONG, **extra)
-    with Policy.full(models.LAYERS).attach(llama):
+    with attach(Policy.full(models.LAYERS), llama):
         assert (llama.generate(ids, attention_mask=mask, **LONG, **extra) == stock).all()
     # Scores and positions must follow the beams: budgets that drop nothing change nothing.
-    with Policy.h2o(models.LAYERS, 1000, decode_every=1).attach(llama):
+    with attach(Policy.h2o(models.LAYERS, 1000, decode_every=1), llama):
         assert (llama.generate(ids, attention_mask=mask, **LONG, **extra) == stock).all()
-    with Policy.h2o(models.LAYERS, 8, decode_every=2).attach(llama):
+    with attach(Policy.h2o(models.LAYERS, 8, decode_every=2), llama):
         assert llama.generate(ids, attention_mask=mask, **LONG, **extra).shape == stock.shape
 
 
@@ -44,14 +44,14 @@ def test_num_return_sequences_by_sampling(llama: Any) -> None:
     torch.manual_seed(0)
     stock = llama.generate(models.prompt(1, 20), **options)
     torch.manual_seed(0)
-    with Policy.full(models.LAYERS).attach(llama):
+    with attach(Policy.full(models.LAYERS), llama):
         assert (llama.generate(models.prompt(1, 20), **options) == stock).all()
 
 
 @pytest.mark.parametrize("evict", ["prefill", "chunk=8", "step"])
 def test_prefill_chunk_size_changes_nothing(llama: Any, evict: str) -> None:
     ids, mask = models.prompt(2, 40), models.padding(2, 40, 9)
-    with Policy.a2sf(models.LAYERS, 0.3, 0.9, evict=evict).attach(llama):
+    with attach(Policy.a2sf(models.LAYERS, 0.3, 0.9, evict=evict), llama):
         whole = llama.generate(ids, attention_mask=mask, **LONG)
         pieces = llama.generate(ids, attention_mask=mask, prefill_chunk_size=16, **LONG)
     assert (whole == pieces).all()
@@ -62,7 +62,7 @@ def test_second_turn_of_generate(llama: Any) -> None:
     policy, ids = Policy.h2o(models.LAYERS, 1000), models.prompt(1, 20)
     stock = llama.generate(ids, return_dict_in_generate=True, **LONG)
     longer = torch.cat([stock.sequences, models.prompt(1, 9, seed=5)], dim=1)
-    with policy.attach(llama):
+    with attach(policy, llama):
         first = llama.generate(ids, return_dict_in_generate=True, **LONG)
         name = cache_argument(llama)
         second = llama.generate(longer, **LONG, **{name: first[name]})
@@ -70,8 +70,8 @@ def test_second_turn_of_generate(llama: Any) -> None:
 
 
 def test_decoding_stays_at_the_budget(llama: Any) -> None:
-    cache = Policy.a2sf(models.LAYERS, 10, 0.9, decode_every=4).cache()
-    with Policy.a2sf(models.LAYERS, 10, 0.9).attach(llama):
+    cache = A2SFCache(Policy.a2sf(models.LAYERS, 10, 0.9, decode_every=4))
+    with attach(Policy.a2sf(models.LAYERS, 10, 0.9), llama):
         llama.generate(models.prompt(1, 30), **LONG, **{cache_argument(llama): cache})
     assert cache.get_seq_length() == 30 + 15
     assert 10 <= cache.layers[0].keys.shape[-2] < 10 + 4
@@ -79,9 +79,9 @@ def test_decoding_stays_at_the_budget(llama: Any) -> None:
 
 def test_cut_gives_the_memory_back(llama: Any) -> None:
     policy = Policy((LayerPolicy(budget=0.5), LayerPolicy(budget=5), LayerPolicy()))
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     assert cache.nbytes() == 0
-    with policy.attach(llama), torch.no_grad():
+    with attach(policy, llama), torch.no_grad():
         llama(models.prompt(1, 40), **{cache_argument(llama): cache})
     token = 2 * 2 * 8 * 4  # keys and values, KV heads, head size, bytes
     assert cache.nbytes() == 3 * 40 * token
@@ -93,8 +93,8 @@ def test_cut_gives_the_memory_back(llama: Any) -> None:
 def test_rows_can_be_repeated_selected_and_reset(llama: Any) -> None:
     policy = Policy.snapkv(models.LAYERS, 10, 4)
     ids, name = models.prompt(2, 30), cache_argument(llama)
-    cache = policy.cache()
-    with policy.attach(llama), torch.no_grad():
+    cache = A2SFCache(policy)
+    with attach(policy, llama), torch.no_grad():
         llama(ids, **{name: cache})
         cache.batch_repeat_interleave(2)
         cache.batch_select_indices(torch.tensor([2, 1]))
@@ -110,20 +110,20 @@ ROLL_BACK = "call generate without assistant_model / prompt_lookup_num_tokens"
 
 
 def test_assisted_decoding_is_refused(llama: Any) -> None:
-    with Policy.a2sf(models.LAYERS, 10, 0.9).attach(llama), pytest.raises(A2SFError, match=ROLL_BACK):
+    with attach(Policy.a2sf(models.LAYERS, 10, 0.9), llama), pytest.raises(A2SFError, match=ROLL_BACK):
         llama.generate(models.prompt(1, 20), assistant_model=models.build("llama", seed=9), **LONG)
 
 
 @pytest.mark.parametrize("own_cache", [False, True])
 def test_prompt_lookup_is_refused(llama: Any, own_cache: bool) -> None:
     policy = Policy.a2sf(models.LAYERS, 10, 0.9)
-    given = {cache_argument(llama): policy.cache()} if own_cache else {}
-    with policy.attach(llama), pytest.raises(A2SFError, match=ROLL_BACK):
+    given = {cache_argument(llama): A2SFCache(policy)} if own_cache else {}
+    with attach(policy, llama), pytest.raises(A2SFError, match=ROLL_BACK):
         llama.generate(models.prompt(1, 20), prompt_lookup_num_tokens=3, **given, **LONG)
 
 
 def test_crop(llama: Any) -> None:
-    cache = Policy.full(models.LAYERS).cache()
+    cache = A2SFCache(Policy.full(models.LAYERS))
     cache.crop(0)
     with pytest.raises(A2SFError, match=ROLL_BACK):
         cache.crop(-1)
@@ -135,11 +135,11 @@ def test_foreign_caches_are_refused(llama: Any) -> None:
     filled = DynamicCache(config=llama.config)
     llama(ids, **{name: filled})
     static = StaticCache(config=llama.config, max_cache_len=64)
-    with Policy.h2o(models.LAYERS, 8).attach(llama):
+    with attach(Policy.h2o(models.LAYERS, 8), llama):
         for cache, sentence in (
             (filled, "filled without this policy"),
             (static, "StaticCache cannot be pruned"),
-            (Policy.full(2).cache(), "the cache has 2 layers but the model has 3"),
+            (A2SFCache(Policy.full(2)), "the cache has 2 layers but the model has 3"),
         ):
             with pytest.raises(A2SFError, match=sentence):
                 llama(ids, **{name: cache})
@@ -151,7 +151,7 @@ def test_foreign_caches_are_refused(llama: Any) -> None:
             llama(ids, use_cache=False)
         with pytest.raises(A2SFError, match="whole model"):
             llama.model(ids, use_cache=False)
-        cache = Policy.full(3).cache()
+        cache = A2SFCache(Policy.full(3))
         llama(ids, **{name: cache})
         with pytest.raises(A2SFError, match="mask of the whole sequence"):
             llama(ids[:, :2], attention_mask=torch.tensor([[0, 1]]), **{name: cache})
@@ -160,7 +160,7 @@ def test_foreign_caches_are_refused(llama: Any) -> None:
 @torch.no_grad()
 def test_cache_on_an_unattached_model_is_refused(llama: Any) -> None:
     with pytest.raises(A2SFError, match="not attached"):
-        llama(models.prompt(1, 20), **{cache_argument(llama): Policy.h2o(models.LAYERS, 8).cache()})
+        llama(models.prompt(1, 20), **{cache_argument(llama): A2SFCache(Policy.h2o(models.LAYERS, 8))})
     llama(models.prompt(1, 20))  # and leaves nothing behind
 
 
@@ -168,7 +168,7 @@ def test_equal_head_budgets_are_one_budget(llama: Any) -> None:
     outputs = []
     for budget in (8, (8, 8)):
         policy = Policy.uniform(models.LAYERS, half_life=4, budget=budget, evict="chunk=4")
-        assert all(type(layer) is A2SFLayer for layer in policy.cache().layers)
-        with policy.attach(llama):
+        assert all(type(layer) is A2SFLayer for layer in A2SFCache(policy).layers)
+        with attach(policy, llama):
             outputs.append(llama.generate(models.prompt(1, 30), **LONG))
     assert (outputs[0] == outputs[1]).all()

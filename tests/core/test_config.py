@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from a2sf_core import A2SFConfig, A2SFError, Policy
-from a2sf_core.config import FILE_NAME, fingerprint
+from a2sf_core.config import FILE_NAME
+from a2sf_core.shape import fingerprint
 
 from . import models
 

@@ -11,9 +11,9 @@ import transformers as t
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from a2sf_core import A2SFError, LayerPolicy, Policy
-from a2sf_core.cache import A2SFCache, parts_of
-from a2sf_core.decoder import Decoder, decode
+from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach, decode
+from a2sf_core.cache import parts_of
+from a2sf_core.decoder import Decoder
 from a2sf_core.layers import slots as slot_layers
 from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
@@ -43,8 +43,8 @@ POLICIES = {
 @torch.no_grad()
 def read(model: Any, policy: Policy, ids: Tensor, valid: Tensor) -> tuple[A2SFCache, Tensor]:
     """The cache after a prompt, and the token that follows it `[batch]`."""
-    cache = policy.cache()
-    with policy.attach(model):
+    cache = A2SFCache(policy)
+    with attach(policy, model):
         cached = {cache_argument(model): cache}
         logits = model(ids, attention_mask=valid, position_ids=reference.positions(valid), **cached).logits
     return cache, logits[:, -1].argmax(-1)
@@ -73,7 +73,7 @@ def check(model: Any, policy: Policy, left: int, steps: int = STEPS) -> None:
     growing, first = read(model, policy, ids, valid)
     static, _ = read(model, policy, ids, valid)
     wanted = grow(model, growing, first, valid)
-    with policy.attach(model):
+    with attach(policy, model):
         decoder = Decoder(model, static, first, steps)
         bytes_before = static.nbytes()
         for step, logits in zip(range(steps), wanted, strict=False):
@@ -139,7 +139,7 @@ def test_decoding_that_goes_on_where_generate_stopped(llama: Any) -> None:
     policy, ids = POLICIES["every 4"], models.prompt(1, N_PROMPT)
     valid = torch.ones_like(ids)
     (cache, first), (other, _) = read(llama, policy, ids, valid), read(llama, policy, ids, valid)
-    with policy.attach(llama):
+    with attach(policy, llama):
         logits = [row for _, row in zip(range(9), grow(llama, cache, first, valid), strict=False)]
         for _, row in zip(range(3), grow(llama, other, first, valid), strict=False):
             first = row.argmax(-1)
@@ -151,24 +151,24 @@ def test_decoding_that_goes_on_where_generate_stopped(llama: Any) -> None:
 def test_a_single_token_needs_no_step(llama: Any) -> None:
     policy, ids = POLICIES["every 4"], models.prompt(1, N_PROMPT)
     cache, first = read(llama, policy, ids, torch.ones_like(ids))
-    with policy.attach(llama):
+    with attach(policy, llama):
         assert decode(llama, cache, first, 1).tolist() == [first.tolist()]
     assert cache.get_seq_length() == N_PROMPT
 
 
 def test_ends_like_generate(llama: Any) -> None:
     policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
-    with policy.attach(llama):
+    with attach(policy, llama):
         free = llama.generate(ids, max_new_tokens=40, **models.GREEDY)[:, N_PROMPT:]
         end = int(free[0, 5])
         stop = {**models.GREEDY, "eos_token_id": end}
         wanted = llama.generate(ids, max_new_tokens=40, **stop)[:, N_PROMPT:]
-        cache, first = policy.cache(), free[:, 0]
+        cache, first = A2SFCache(policy), free[:, 0]
         with torch.no_grad():
             llama(ids, **{cache_argument(llama): cache})
         assert decode(llama, cache, first, 40, eos_token_id=end).tolist() == wanted.tolist()
     single, first = read(llama, policy, ids[:1], torch.ones_like(ids[:1]))
-    with policy.attach(llama):
+    with attach(policy, llama):
         tokens = decode(llama, single, first, 40, eos_token_id=end)
     assert tokens.tolist() == [free[0, : free[0].tolist().index(end) + 1].tolist()]
     assert single.get_seq_length() == N_PROMPT + 16, "asked after 16 steps, not after 39"
@@ -180,7 +180,7 @@ def test_capacity_is_what_the_policy_promises(wide: Any) -> None:  # noqa: F811
 
     def slots(policy: Policy, steps: int) -> list[list[int]]:
         cache, first = read(wide, policy, ids, torch.ones_like(ids))
-        with policy.attach(wide):
+        with attach(policy, wide):
             decoder = Decoder(wide, cache, first, steps)
         sizes = [[p.keys.shape[1] * p.keys.shape[2] for p in layer.parts] for layer in decoder.layers]
         assert cache.nbytes() == 2 * token * sum(map(sum, sizes))  # two rows
@@ -210,7 +210,7 @@ def test_nothing_is_asked_of_the_host(wide: Any, name: str) -> None:  # noqa: F8
     cache, first = read(wide, policy, ids, models.padding(2, N_PROMPT, 6))
     torch.manual_seed(0)
     model = t.LlamaForCausalLM(wide.config).eval().to("meta")
-    with policy.attach(model):
+    with attach(policy, model):
         decoder = Decoder(model, cache, first, STEPS)
         _to_meta(decoder)
         with _NothingFromTheHost():
@@ -229,7 +229,7 @@ def check_compiled(llama: Any, steps: int = 9) -> None:
     policy, ids = POLICIES["every 4"], models.prompt(2, N_PROMPT)
     valid = models.padding(2, N_PROMPT, 6)
     (cache, first), (other, _) = read(llama, policy, ids, valid), read(llama, policy, ids, valid)
-    with policy.attach(llama), torch._dynamo.config.patch(error_on_recompile=True):
+    with attach(policy, llama), torch._dynamo.config.patch(error_on_recompile=True):
         mine, theirs = Decoder(llama, cache, first, steps), Decoder(llama, other, first, steps)
         step = torch.compile(mine.run_model, fullgraph=True, backend="eager")
         evict = torch.compile(lambda: mine.evict(), fullgraph=True, backend="eager")
@@ -266,9 +266,9 @@ def test_errors(llama: Any) -> None:
     cache, first = read(llama, policy, ids, torch.ones_like(ids))
     with pytest.raises(A2SFError, match="needs an attached model"):
         decode(llama, cache, first, 5)
-    with policy.attach(llama):
+    with attach(policy, llama):
         with pytest.raises(A2SFError, match="has read a prompt"):
-            decode(llama, policy.cache(), first, 5)
+            decode(llama, A2SFCache(policy), first, 5)
         decoder = Decoder(llama, cache, first, 1)
         assert isinstance(cache.layers[0], SlotLayer)
         with pytest.raises(A2SFError, match="2 tokens came at once"), torch.no_grad():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from a2sf_core import LayerPolicy, Policy
-from a2sf_core.cache import A2SFCache, cache_nbytes, policy_layers
+from a2sf_core import A2SFCache, LayerPolicy, Policy, attach
+from a2sf_core.cache import cache_nbytes, policy_layers
 from a2sf_core.layers.ragged import RaggedLayer
 from a2sf_core.switch import cache_argument
 
@@ -45,9 +45,9 @@ def run(
 ) -> Tensor:
     """Logits of all tokens, fed in forwards that end at `splits`, with a cut at `cut_after`."""
     valid = torch.ones_like(ids) if valid is None else valid
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     parts = []
-    with policy.attach(model):
+    with attach(policy, model):
         for start, stop in zip([0, *splits], splits, strict=False):
             parts.append(
                 model(
@@ -132,8 +132,8 @@ def test_a_padded_row_is_the_row_alone(llama: Any, name: str) -> None:
 
 def test_second_turn_reads_what_was_kept_and_is_cut_again(llama: Any) -> None:
     policy, ids = Policy.a2sf(3, budget=10, alpha=0.9), models.prompt(1, 50)
-    cache = policy.cache()
-    with policy.attach(llama), torch.no_grad():
+    cache = A2SFCache(policy)
+    with attach(policy, llama), torch.no_grad():
         for start, stop in ((0, 30), (30, 31), (31, 32), (32, 44)):
             llama(ids[:, start:stop], **{cache_argument(llama): cache})
         held = cache.layers[0].positions[0, 0].tolist()

@@ -26,11 +26,12 @@ triton = pytest.importorskip("triton", minversion="3.7", reason="needs the optio
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("neither a GPU nor Triton's interpreter", allow_module_level=True)
 
-from a2sf_core import kernels, scores  # noqa: E402
-from a2sf_core.kernels import blocks, dispatch, trial  # noqa: E402
+from a2sf_core import scores  # noqa: E402
+from a2sf_core.kernels import blocks, dispatch, readiness, trial  # noqa: E402
 from a2sf_core.kernels.attend import attend, key_blocks  # noqa: E402
 from a2sf_core.kernels.columns import column_scores  # noqa: E402
-from a2sf_core.scores import Span  # noqa: E402
+from a2sf_core.plain.forgetting import queries_that_matter  # noqa: E402
+from a2sf_core.plain.span import Span  # noqa: E402
 
 from . import reference  # noqa: E402
 
@@ -194,7 +195,7 @@ def test_skipping_old_queries_adds_no_error(half_life: float) -> None:
     q[..., 0], k[..., 0] = 30.0, 0.0
     k[:, :, 0, 0] = 30.0
     span = Span(0, spread(1, 1, n))
-    assert scores.queries_that_matter(half_life, 4) < n - 32, "nothing is skipped, so this shows nothing"
+    assert queries_that_matter(half_life, 4) < n - 32, "nothing is skipped, so this shows nothing"
     sum_of_powers = 4 * sum(2 ** (-age / half_life) for age in range(n))
     got = dispatch.score(q, k, [half_life], 0.25, span)
     assert abs(float(got[0, 0, 0, 0]) - sum_of_powers) < 1e-5 + 1e-6 * sum_of_powers
@@ -213,9 +214,9 @@ def test_forty_half_lives_and_none() -> None:
 
 
 def by_kernels_and_without(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> tuple[Any, Any]:
-    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    monkeypatch.setattr(readiness, "usable", lambda *_: False)
     plain = run()
-    monkeypatch.setattr(kernels, "usable", lambda *_: True)
+    monkeypatch.setattr(readiness, "usable", lambda *_: True)
     return run(), plain
 
 
@@ -256,7 +257,7 @@ def test_prompts_agree_with_plain_torch(operator: Any, monkeypatch: pytest.Monke
 
 def test_cpu_tensors_never_take_the_kernels() -> None:
     q = torch.zeros(1, 2, 64, 64)
-    assert kernels.backend(q, q, q) is None
+    assert readiness.backend(q, q, q) is None
 
 
 @pytest.mark.parametrize(
@@ -266,12 +267,12 @@ def test_cpu_tensors_never_take_the_kernels() -> None:
 def test_a_gpu_that_could_do_better_is_told_once(
     installed: str | None, capability: tuple[int, int], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "find_spec", lambda _: installed)
-    monkeypatch.setattr(kernels, "import_module", lambda _: SimpleNamespace(__version__=installed))
+    monkeypatch.setattr(readiness, "find_spec", lambda _: installed)
+    monkeypatch.setattr(readiness, "import_module", lambda _: SimpleNamespace(__version__=installed))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    kernels._warn.cache_clear()
-    ready = kernels.is_ready.__wrapped__
+    readiness._warn.cache_clear()
+    ready = readiness.is_ready.__wrapped__
     with pytest.warns(RuntimeWarning, match=message) as caught:
         assert [ready(torch.device("cuda", i)) for i in range(2)] == [False, False]
     assert len(caught) == 1
@@ -279,7 +280,7 @@ def test_a_gpu_that_could_do_better_is_told_once(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_are_tried_before_they_are_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = torch.device(DEVICE), dtype, 64
+    arguments = torch.device(DEVICE), dtype, 64, readiness.TOLERANCE[dtype]
     assert trial.complaint(*arguments) == ""
 
     def slightly_wrong(*given: Any) -> Tensor:

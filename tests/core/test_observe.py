@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from a2sf_core import A2SFError, Policy
+from a2sf_core import A2SFCache, A2SFError, Policy, attach
 from a2sf_core.observe import read_prompt
 from a2sf_core.selection import kept_from_order, order_by_score
 from a2sf_core.switch import cache_argument
@@ -29,8 +29,8 @@ def test_kept_tokens_are_those_of_the_serving_path(model: Any, left: int, chunk:
         *(Policy.snapkv(3, 10, window) for window in (3, 8)),
     ]
     for g, policy in enumerate(served):
-        cache, rule = policy.cache(), policy.layers[0]
-        with policy.attach(model), torch.no_grad():
+        cache, rule = A2SFCache(policy), policy.layers[0]
+        with attach(policy, model), torch.no_grad():
             output = model(
                 ids,
                 attention_mask=valid,
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_matrix(llama: Any) -> None:
 
 
 def test_attached_models_and_bad_chunks_are_refused(llama: Any) -> None:
-    with Policy.full(3).attach(llama), pytest.raises(A2SFError, match="attached"):
+    with attach(Policy.full(3), llama), pytest.raises(A2SFError, match="attached"):
         read_prompt(llama, models.prompt(1, 5))
     with pytest.raises(A2SFError, match="chunk must be"):
         read_prompt(llama, models.prompt(1, 5), chunk=0)

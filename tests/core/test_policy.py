@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
-from a2sf_core.layer_policy import half_life_of
+from a2sf_core.half_life import half_life_of
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_half_life_and_alpha() -> None:
     assert LayerPolicy(half_life=inf).alpha == 1
     assert LayerPolicy(half_life=1).alpha == 0.5
     for alpha in (0, 0.001, 0.3, 0.99999, 1):
-        assert LayerPolicy.from_alpha(alpha).alpha == pytest.approx(alpha, abs=1e-12)
+        assert LayerPolicy(half_life=half_life_of(alpha)).alpha == pytest.approx(alpha, abs=1e-12)
     with pytest.raises(A2SFError, match="alpha must be"):
         half_life_of(1.1)
 

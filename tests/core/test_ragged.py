@@ -13,10 +13,9 @@ import torch
 import transformers as t
 from torch import Tensor
 
-from a2sf_core import A2SFConfig, A2SFError, LayerPolicy, Policy
-from a2sf_core.cache import A2SFCache
-from a2sf_core.config import fingerprint
+from a2sf_core import A2SFCache, A2SFConfig, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.shape import fingerprint
 from a2sf_core.switch import cache_argument
 
 from . import models, reference
@@ -59,8 +58,8 @@ def held(cache: A2SFCache) -> Iterator[Tensor]:
 @torch.no_grad()
 def read(model: Any, policy: Policy, ids: Tensor) -> A2SFCache:
     """The cut cache after a prompt."""
-    cache = policy.cache()
-    with policy.attach(model):
+    cache = A2SFCache(policy)
+    with attach(policy, model):
         model(ids, **{cache_argument(model): cache})
     cache.cut()
     return cache
@@ -144,7 +143,7 @@ def test_generate_as_with_one_budget(wide: Any, extra: dict[str, Any]) -> None:
     """10 tokens and half of 20 tokens are stored apart but are the same, so the plain layer tells what is right."""
     ids, outputs = models.prompt(2, 20), []
     for budget in (10, (10, 0.5, 10, 0.5)):
-        with Policy.h2o(3, budget).attach(wide):
+        with attach(Policy.h2o(3, budget), wide):
             first = wide.generate(ids, return_dict_in_generate=True, **LONG, **extra)
             outputs.append(first.sequences)
     assert (outputs[0] == outputs[1]).all()
@@ -154,9 +153,9 @@ def test_generate_as_with_one_budget(wide: Any, extra: dict[str, Any]) -> None:
 @torch.no_grad()
 def test_rows_can_be_repeated_selected_and_reset(wide: Any) -> None:
     policy, ids, name = Policy(WINDOWS), models.prompt(2, 30), cache_argument(wide)
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     cache.batch_repeat_interleave(2)  # nothing to repeat yet
-    with policy.attach(wide):
+    with attach(policy, wide):
         wide(ids, **{name: cache})
         cache.batch_repeat_interleave(2)
         cache.reorder_cache(torch.tensor([2, 1, 0, 3]))
@@ -175,16 +174,16 @@ def test_rows_can_be_repeated_selected_and_reset(wide: Any) -> None:
 @torch.no_grad()
 def test_initialised_early_and_never_rolled_back(wide: Any) -> None:
     policy, ids, name = ragged(wide), models.prompt(1, 20), cache_argument(wide)
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     cache.early_initialization(1, 4, 4, torch.float32, torch.device("cpu"))
     assert cache.is_initialized
-    with policy.attach(wide):
+    with attach(policy, wide):
         close(wide(ids, **{name: cache}).logits, wide(ids).logits)
     cache.crop(0)
     with pytest.raises(A2SFError, match=ROLL_BACK):
         cache.crop(-1)
     with pytest.raises(A2SFError, match="not attached"):
-        wide(ids, **{name: policy.cache()})
+        wide(ids, **{name: A2SFCache(policy)})
 
 
 def test_the_exported_file_carries_them(wide: Any, tmp_path: Path) -> None:
@@ -204,10 +203,10 @@ def test_one_budget_per_head_or_a_sentence(llama: Any) -> None:
     sentence = r"budget has 3 entries but the model has 2 KV heads; give one budget per KV head"
     for budget in ((4, 8, 4), (4, 4, 4)):
         policy = Policy.uniform(3, budget=budget)
-        with pytest.raises(A2SFError, match=r"layers\[0\]\." + sentence), policy.attach(llama):
+        with pytest.raises(A2SFError, match=r"layers\[0\]\." + sentence), attach(policy, llama):
             pass
         with pytest.raises(A2SFError, match=sentence):
             A2SFConfig(fingerprint(llama), "chat", policy)
-    foreign = Policy.uniform(3, budget=(4, 8, 4)).cache()
-    with Policy.full(3).attach(llama), pytest.raises(A2SFError, match=sentence):
+    foreign = A2SFCache(Policy.uniform(3, budget=(4, 8, 4)))
+    with attach(Policy.full(3), llama), pytest.raises(A2SFError, match=sentence):
         llama(models.prompt(1, 20), **{cache_argument(llama): foreign})

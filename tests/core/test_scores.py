@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from a2sf_core import scores
+from a2sf_core.plain import scores as plain
+from a2sf_core.plain.forgetting import decay, queries_that_matter, query_weights
+from a2sf_core.plain.span import Span
 
 from . import reference
 
@@ -51,7 +54,7 @@ def test_offset_padding_and_sliding_window(n: int, keys: int, padded: bool, slid
         key_pos[0, :, :26] = -1
         query_valid = torch.ones(2, n, dtype=torch.bool)
         query_valid[0] = torch.arange(keys - n, keys) >= 26
-    span = scores.Span(keys - n, key_pos, query_valid, sliding)
+    span = Span(keys - n, key_pos, query_valid, sliding)
     matrix = reference.score_matrix(q, k, 0.25, key_pos, keys - n, query_valid, sliding)
     output, got = scores.attend_and_score(q, k, v, HALF_LIVES, 0.25, span)
     torch.testing.assert_close(got, wanted(matrix), atol=1e-5, rtol=1e-5)
@@ -66,15 +69,15 @@ def test_holes_differ_per_head() -> None:
     key_pos = torch.sort(torch.rand(2, 2, 20, generator=torch.Generator().manual_seed(0)).argsort(-1)[..., :12])[0]
     key_pos[0, 1, -2:] = -1
     matrix = reference.score_matrix(q, k, 0.25, key_pos, 20)
-    _, got = scores.attend_and_score(q, k, v, HALF_LIVES, 0.25, scores.Span(20, key_pos))
+    _, got = scores.attend_and_score(q, k, v, HALF_LIVES, 0.25, Span(20, key_pos))
     torch.testing.assert_close(got, wanted(matrix), atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_of_queries_do_not_change_the_general_path(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = tensors(1, 4, 2, 50, 50)
-    span = scores.Span(0, spread(1, 2, 50))
+    span = Span(0, spread(1, 2, 50))
     whole = scores.attend_and_score(q, k, v, HALF_LIVES, 0.25, span)
-    monkeypatch.setattr(scores, "_BLOCK_FLOATS", 4 * 50 * 7)
+    monkeypatch.setattr(plain, "_BLOCK_FLOATS", 4 * 50 * 7)
     torch.testing.assert_close(scores.attend_and_score(q, k, v, HALF_LIVES, 0.25, span), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -87,19 +90,19 @@ def test_skipping_old_queries_adds_no_error(half_life: float) -> None:
     k[:, :, 0, 0] = 30.0
     exact = 4 * sum(2 ** (-age / half_life) for age in range(n))
     _, causal = scores.attend_and_score_causal(q, k, v, [half_life], 0.25)
-    general = scores.score(q, k, [half_life], 0.25, scores.Span(0, spread(1, 1, n)))
-    assert scores.queries_that_matter(half_life, 4) < n - 256, "nothing is skipped, so this shows nothing"
+    general = scores.score(q, k, [half_life], 0.25, Span(0, spread(1, 1, n)))
+    assert queries_that_matter(half_life, 4) < n - 256, "nothing is skipped, so this shows nothing"
     assert abs(float(causal[0, 0, 0, 0]) - exact) < 1e-5 + 1e-6 * exact
     assert abs(float(general[0, 0, 0, 0]) - exact) < 1e-5 + 1e-6 * exact
 
 
 def test_recurrence() -> None:
     q, k, _ = tensors(1, 4, 2, 60, 60)
-    at_once = scores.score(q, k, HALF_LIVES, 0.25, scores.Span(0, spread(1, 2, 60)))
-    first = scores.score(q[:, :, :25], k[:, :, :25], HALF_LIVES, 0.25, scores.Span(0, spread(1, 2, 25)))
-    second = scores.score(q[:, :, 25:], k, HALF_LIVES, 0.25, scores.Span(25, spread(1, 2, 60)))
+    at_once = scores.score(q, k, HALF_LIVES, 0.25, Span(0, spread(1, 2, 60)))
+    first = scores.score(q[:, :, :25], k[:, :, :25], HALF_LIVES, 0.25, Span(0, spread(1, 2, 25)))
+    second = scores.score(q[:, :, 25:], k, HALF_LIVES, 0.25, Span(25, spread(1, 2, 60)))
     first = torch.nn.functional.pad(first, (0, 35))
-    torch.testing.assert_close(scores.decay(first, HALF_LIVES, 35) + second, at_once, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decay(first, HALF_LIVES, 35) + second, at_once, atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_scores_are_float32() -> None:
@@ -112,5 +115,5 @@ def test_half_precision_scores_are_float32() -> None:
 
 
 def test_zero_to_the_zero_is_one() -> None:
-    weights = scores.query_weights([0.0, 1.0, inf], 3, torch.device("cpu"))
+    weights = query_weights([0.0, 1.0, inf], 3, torch.device("cpu"))
     assert weights.tolist() == [[0, 0, 1], [0.25, 0.5, 1], [1, 1, 1]]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from a2sf_core.policy import Policy
+from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.metrics import METRICS
 from tuner.measuring.engine import Engine
@@ -91,7 +92,7 @@ def generate(
             prompt = torch.tensor(samples[index].prompt_ids, device=model.device)
             ids[row, width - len(prompt) :] = prompt
             mask[row, width - len(prompt) :] = 1
-        with policy.attach(model):
+        with attach(policy, model):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

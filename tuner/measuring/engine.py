@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from a2sf_core.config import fingerprint, n_kv_heads
+from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
-from a2sf_core.switch import cache_argument
+from a2sf_core.shape import fingerprint, n_kv_heads
+from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
 from tuner.measuring.batch import (
@@ -228,8 +229,8 @@ class Engine:
     def _run_attached(self, block: Block, policy: Policy) -> Losses:
         parts = []
         for batch in block:
-            cache = policy.cache()
-            with policy.attach(self.model):
+            cache = A2SFCache(policy)
+            with attach(policy, self.model):
                 positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
                 first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
                 cache.cut()

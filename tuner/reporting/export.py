@@ -6,7 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from a2sf_core.config import A2SFConfig, fingerprint
+from a2sf_core.config import A2SFConfig
+from a2sf_core.shape import fingerprint
 from tuner.alpha.regressor import AlphaModel
 from tuner.judging.contest import Candidate
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core import LayerPolicy, Policy
 from tests.tuner.models import samples, tiny
 from tuner.alpha.regressor import BUDGET_SCALES, AlphaModel, LossTable, _fit_surface, fit, judge, loss_table, uses_alpha
 from tuner.measuring.engine import HALF_LIVES, Engine

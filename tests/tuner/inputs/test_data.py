@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFError
 from studies.samples import Sample
 from tuner.inputs.data import content_hash, load_samples, parse_columns
 

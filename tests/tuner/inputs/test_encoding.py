@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFError
 from studies.samples import Sample, bundled_samples
 from studies.tokenizer import build
 from tuner.inputs.encoding import MIN_CONTEXT, Parts, encode, split

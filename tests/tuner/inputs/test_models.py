@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFError
 from studies.tokenizer import build
 from tuner.inputs import models
 from tuner.inputs.hub import hub_blocked

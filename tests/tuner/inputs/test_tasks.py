@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFError
 from studies import train
 from studies.samples import TRAINING_SEED, bundled_samples, kinds_of
 from studies.world import SCENES, Question, Scene, count_tokens

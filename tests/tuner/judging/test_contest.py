@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from tests.tuner.models import samples, tiny
 from tuner.judging.contest import BUDGET_STEPS, Contest, choose
 from tuner.judging.grading import Scorer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from tuner.judging.contest import Candidate
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.judging.verdict import best_of, verdict

@@ -10,9 +10,8 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.observe import read_prompt
-from a2sf_core.policy import LayerPolicy, Policy
 from tests.tuner.models import VOCABULARY, samples, tiny
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.batch import keep_masks
@@ -33,9 +32,9 @@ POLICIES = {
 
 def answer_alone(model: Any, sample: Encoded, policy: Policy) -> tuple[float, float]:
     """NLL and accuracy of one sample with nothing but the attached model: no batch, no padding, token by token."""
-    cache = policy.cache()
+    cache = A2SFCache(policy)
     logits = []
-    with torch.no_grad(), policy.attach(model):
+    with torch.no_grad(), attach(policy, model):
         logits.append(model(torch.tensor([sample.prompt_ids]), past_key_values=cache, use_cache=True).logits[0, -1])
         for token in sample.answer_ids[:-1]:
             logits.append(model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from a2sf_core.policy import Policy
+from a2sf_core import Policy
 from tuner.judging.contest import Candidate
 from tuner.judging.intervals import Interval
 from tuner.reporting.half_life import half_life_png

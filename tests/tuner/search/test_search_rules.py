@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from a2sf_core.errors import A2SFError
-from a2sf_core.policy import Policy
+from a2sf_core import A2SFError, Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from a2sf_core.errors import A2SFError
-from a2sf_core.policy import Policy
+from a2sf_core import A2SFError, Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.hypervolume import WORST_LOSS

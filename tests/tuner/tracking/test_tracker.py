@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 
 import pytest
 
-from a2sf_core.errors import A2SFError
+from a2sf_core import A2SFError
 from tuner.search.records import TrialRecord
 from tuner.tracking.bulk import run_id
 from tuner.tracking.tracker import Tracker

@@ -1,0 +1,37 @@
+"""The shape of a model: what must be equal for a policy to fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# A policy fits every model with the same shape; name and revision are information for the reader.
+SHAPE = ("architecture", "n_layers", "n_kv_heads", "head_dim", "hidden_size", "vocab_size")
+FINGERPRINT = (*SHAPE, "name", "revision")
+
+
+def fingerprint(model_or_config: Any) -> dict[str, Any]:
+    """The shape of a transformers model (or its config), with its name and revision as information.
+
+    Returns:
+        architecture, n_layers, n_kv_heads, head_dim, hidden_size, vocab_size, name, revision.
+    """
+    outer = getattr(model_or_config, "config", model_or_config)
+    text = outer.get_text_config()
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None)
+    return {
+        "architecture": outer.model_type,
+        "n_layers": text.num_hidden_layers,
+        "n_kv_heads": n_kv_heads(text),
+        "head_dim": text.hidden_size // heads if head_dim is None else head_dim,
+        "hidden_size": text.hidden_size,
+        "vocab_size": text.vocab_size,
+        "name": getattr(outer, "_name_or_path", None) or None,
+        "revision": getattr(outer, "_commit_hash", None),
+    }
+
+
+def n_kv_heads(text_config: Any) -> int:
+    """KV heads of a layer: as many as query heads if the model does not group them."""
+    kv_heads = getattr(text_config, "num_key_value_heads", None)
+    return text_config.num_attention_heads if kv_heads is None else kv_heads

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from a2sf_core.policy import Policy
 from studies.samples import bundled_samples
+from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded, encode
-from tuner.inputs.models import REFERENCE, load_model
+from tuner.inputs.models import load_model
 from tuner.inputs.tasks import load_task
 from tuner.judging.contest import Choice, Contest, choose
 from tuner.judging.grading import Scorer

@@ -22,7 +22,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.policy import Policy
 from tuner.judging.intervals import Interval, paired_interval
-from tuner.measuring.batch import HALF_LIVES
+from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine, Progress
 
 FEATURES = (

@@ -18,7 +18,7 @@ from tuner.alpha.regressor import BUDGET_SCALES, FEATURES, LossTable
 from tuner.judging.contest import Choice, Contest, cache_bytes
 from tuner.judging.grading import Scorer
 from tuner.judging.intervals import half_width, paired_interval, samples_for
-from tuner.measuring.batch import HALF_LIVES
+from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
 from tuner.reporting.half_life import half_life_png
 from tuner.reporting.pareto import pareto_html, pareto_png

@@ -20,7 +20,7 @@ import numpy as np
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import write_whole
 from a2sf_core.policy import LayerPolicy, Policy
-from tuner.measuring.batch import HALF_LIVES
+from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine, Progress
 from tuner.search.allocation import allocate
 

@@ -11,9 +11,10 @@ import torch
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
+from tuner.choices import parse_bytes
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
-from tuner.measuring.memory import Room, default_memory, enough_memory, parse_bytes
+from tuner.measuring.memory import Room, default_memory, enough_memory
 from tuner.measuring.store import Block, Store, nbytes
 
 POLICIES = [Policy.h2o(3, 0.4), Policy.tova(3, 0.2), Policy.uniform(3, half_life=8.0, budget=(0.3, 0.6))]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from tuner.alpha.model import alpha_example
 from tuner.choices import parse_bytes
 from tuner.inputs.check import Inputs
 from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model, max_tokens, model_identity
 from tuner.inputs.splits import encode_and_split, report_samples
-from tuner.judging.contest import Contest, choose
+from tuner.judging.choice import choose
+from tuner.judging.contest import Contest
 from tuner.judging.grading import Scorer
 from tuner.judging.intervals import samples_for
 from tuner.judging.proof import prove
@@ -28,10 +27,14 @@ from tuner.measuring.engine import Engine, Progress
 from tuner.measuring.memory import default_memory
 from tuner.reporting import evidence as report
 from tuner.reporting.export import write_config
-from tuner.search.profile import PROFILE_BLOCKS, PROFILE_FILE, Profile, measure_profile
+from tuner.reporting.files import write
+from tuner.reporting.screen import show, steps
+from tuner.search.objectives import MEMORY, QUALITY
+from tuner.search.profile import PROFILE_FILE, Profile
+from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
-from tuner.search.study import MEMORY, QUALITY, Plan, Study
+from tuner.search.study import Plan, Study
 from tuner.search.warm_start import read_warm_start, what_transferred
 from tuner.settings import Settings
 from tuner.tracking.tracker import Tracker
@@ -68,7 +71,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     console.print(f"{task.title}: {settings.model}, {len(splits.search)} search, {len(splits.select)} select, "
                   f"{len(splits.report)} report samples{remark}", highlight=False)  # fmt: skip
 
-    with _steps(console) as step:
+    with steps(console) as step:
 
         def read(name: str, part: Sequence[Encoded]) -> Engine:
             return Engine(model, part, progress=step(f"Reading {name} prompts"), seed=settings.seed, memory=memory)
@@ -110,10 +113,10 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         "mlflow_run_id": tracker.parent_run_id,
     }
     config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
-    files = report.write(folder, records, outcome, evidence, space)
+    files = write(folder, records, outcome, evidence, space)
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
-                   [config, *files], outcome.pipeline, report.alpha_example())  # fmt: skip
-    report.show(console, folder, outcome, evidence, tracker, config)
+                   [config, *files], outcome.pipeline, alpha_example())  # fmt: skip
+    show(console, folder, outcome, evidence, tracker, config)
     return folder
 
 
@@ -143,16 +146,3 @@ def _search(
         records = study.records()
         tracker.sync(records)
     return records
-
-
-@contextmanager
-def _steps(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars with the time left; ``step(name)`` gives a callback for (done, total)."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console) as progress:
-
-        def step(name: str) -> Callable[[int, int], None]:
-            row = progress.add_task(name, total=None)
-            return lambda done, total: progress.update(row, completed=done, total=total)
-
-        yield step

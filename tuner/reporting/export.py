@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.config import A2SFConfig, fingerprint
-from tuner.alpha.regressor import AlphaModel
+from tuner.alpha.model import AlphaModel
 from tuner.judging.contest import Candidate
 
 

@@ -17,8 +17,9 @@ import torch
 from rich.table import Table
 
 from benchmarks.lab import Lab, console, growth, mean_and_error, profiled, report, run_study
+from tuner.search.objectives import points_of
 from tuner.search.space import Space
-from tuner.search.study import Plan, points_of
+from tuner.search.study import Plan
 
 N_LAYERS, SCALE = 32, 0.02
 FAMILIES = (

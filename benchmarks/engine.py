@@ -30,8 +30,9 @@ from rich.table import Table
 
 from a2sf_core import Policy
 from studies.samples import bundled_samples
+from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded, encode
-from tuner.inputs.models import REFERENCE, load_model
+from tuner.inputs.models import load_model
 from tuner.inputs.tasks import load_task
 from tuner.measuring.batch import pad
 from tuner.measuring.engine import Engine

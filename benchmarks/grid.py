@@ -19,9 +19,10 @@ from rich.table import Table
 
 from a2sf_core import LayerPolicy, Policy
 from benchmarks.lab import Lab, console, profiled, report, run_study
+from tuner.search.objectives import points_of
 from tuner.search.records import Params
 from tuner.search.space import Space
-from tuner.search.study import Plan, points_of
+from tuner.search.study import Plan
 
 BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 HALF_LIVES = (2.0, 12.0, 48.0, 192.0, math.inf)

@@ -14,14 +14,17 @@ from rich.console import Console
 
 from a2sf_core import Policy
 from studies.samples import bundled_samples
+from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded, encode
-from tuner.inputs.models import REFERENCE, load_model
+from tuner.inputs.models import load_model
 from tuner.inputs.tasks import load_task
-from tuner.judging.contest import Choice, Contest, choose
+from tuner.judging.choice import Choice, choose
+from tuner.judging.contest import Contest
 from tuner.judging.grading import Scorer
 from tuner.measuring.engine import Engine
-from tuner.search.hypervolume import Point, hypervolume
-from tuner.search.profile import PROFILE_BLOCKS, measure_profile
+from tuner.search.hypervolume import hypervolume
+from tuner.search.objectives import Point
+from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space

@@ -28,8 +28,9 @@ from benchmarks.lab import (
 )
 from tuner.choices import SAMPLERS
 from tuner.search.hypervolume import hypervolume
+from tuner.search.objectives import points_of
 from tuner.search.space import Space
-from tuner.search.study import Plan, points_of
+from tuner.search.study import Plan
 
 LOOKS = (20, 40, 60, 100)
 

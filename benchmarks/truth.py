@@ -22,13 +22,15 @@ from scipy import stats
 
 from a2sf_core import Policy
 from benchmarks.lab import Lab, console, profiled, report, run_study
-from tuner.judging.contest import choose
+from tuner.judging.choice import choose
 from tuner.judging.intervals import paired_interval
 from tuner.judging.proof import lowest_that_holds
 from tuner.judging.verdict import best_of
 from tuner.search.baselines import SINGLE_ALPHAS
+from tuner.search.objectives import MEMORY
+from tuner.search.records import policy_from
 from tuner.search.space import Space
-from tuner.search.study import MEMORY, Plan, policy_from
+from tuner.search.study import Plan
 
 TASK, TOKENS, GOAL = "chat", (64, 160), 3.0
 SEARCH, SELECT, REPORT, TRUTH = 24, 64, 64, 2000

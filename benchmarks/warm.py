@@ -18,8 +18,9 @@ from rich.table import Table
 from benchmarks.lab import TASKS, Lab, console, mean_and_error, profiled, report
 from tuner.measuring.engine import Engine
 from tuner.search.hypervolume import hypervolume
+from tuner.search.objectives import points_of
 from tuner.search.space import Space
-from tuner.search.study import Plan, Study, points_of
+from tuner.search.study import Plan, Study
 from tuner.search.warm_start import read_warm_start
 
 TRIALS, LOOK = 100, 50

@@ -70,8 +70,9 @@ def tune(
     if context.invoked_subcommand is not None:
         return
     _quiet()
+    from tuner.inputs.check import check
     from tuner.inputs.data import parse_columns
-    from tuner.settings import Settings, check
+    from tuner.settings import Settings
 
     settings = Settings(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,

@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
-from a2sf_core.shape import fingerprint
-from studies.samples import Sample, bundled_samples
+from tuner.alpha.model import alpha_example
+from tuner.choices import parse_bytes
+from tuner.inputs.check import Inputs
 from tuner.inputs.data import content_hash
-from tuner.inputs.encoding import MIN_PER_PART, Encoded, Parts, encode, split
-from tuner.inputs.models import load_model, max_tokens
-from tuner.inputs.tasks import Task
-from tuner.judging.contest import Contest, choose
+from tuner.inputs.encoding import Encoded
+from tuner.inputs.models import load_model, max_tokens, model_identity
+from tuner.inputs.splits import encode_and_split, report_samples
+from tuner.judging.choice import choose
+from tuner.judging.contest import Contest
 from tuner.judging.grading import Scorer
 from tuner.judging.intervals import samples_for
 from tuner.judging.proof import prove
 from tuner.measuring.engine import Engine, Progress
-from tuner.measuring.memory import default_memory, parse_bytes
+from tuner.measuring.memory import default_memory
 from tuner.reporting import evidence as report
 from tuner.reporting.export import write_config
-from tuner.search.profile import PROFILE_BLOCKS, PROFILE_FILE, Profile, measure_profile
+from tuner.reporting.files import write
+from tuner.reporting.screen import show, steps
+from tuner.search.objectives import MEMORY, QUALITY
+from tuner.search.profile import PROFILE_FILE, Profile
+from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
-from tuner.search.study import MEMORY, QUALITY, Plan, Study
+from tuner.search.study import Plan, Study
 from tuner.search.warm_start import read_warm_start, what_transferred
-from tuner.settings import Inputs, Settings
+from tuner.settings import Settings
 from tuner.tracking.tracker import Tracker
 
 SYNC_EVERY = 20
 """Trials between two visits to MLflow, so that a long study can be watched."""
-MOST_REPORT_SAMPLES = 4000
 
 
 def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
@@ -51,12 +50,13 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         A2SFError: bad input of any kind, before anything is written.
     """
     task, samples = inputs.task, inputs.samples
-    model, tokenizer = load_model(str(inputs.model_folder), settings.device, settings.dtype)
-    splits, remark = _splits(task, samples, model, tokenizer, settings)
-    folder = settings.folder(task)
+    model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    limit = max_tokens(model, tokenizer)
+    splits, remark = encode_and_split(samples, task, settings, tokenizer, limit)
+    folder = settings.folder(task.name)
     space = Space(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
     identity = {
-        "model": _model_identity(model),
+        "model": model_identity(model),
         "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
         "data": content_hash(samples)[:12],
         "search space": space.digest(),
@@ -71,7 +71,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
     console.print(f"{task.title}: {settings.model}, {len(splits.search)} search, {len(splits.select)} select, "
                   f"{len(splits.report)} report samples{remark}", highlight=False)  # fmt: skip
 
-    with _steps(console) as step:
+    with steps(console) as step:
 
         def read(name: str, part: Sequence[Encoded]) -> Engine:
             return Engine(model, part, progress=step(f"Reading {name} prompts"), seed=settings.seed, memory=memory)
@@ -92,7 +92,7 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         report_split: Sequence[Encoded] = splits.report
         if settings.precision and choice.picked:
             n = samples_for(choosing.with_unseen(choice.picked[-1]), settings.precision)
-            report_split = _report_samples(n, splits.report, task, model, tokenizer, settings, references)
+            report_split = report_samples(n, splits.report, task, settings, tokenizer, limit, references)
         unseen = read("report", report_split)
         looks = study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.by_hand)])
         proving = replace(choosing, engine=unseen)
@@ -113,10 +113,10 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         "mlflow_run_id": tracker.parent_run_id,
     }
     config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
-    files = report.write(folder, records, outcome, evidence, space)
+    files = write(folder, records, outcome, evidence, space)
     tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
-                   [config, *files], outcome.pipeline, report.alpha_example())  # fmt: skip
-    report.show(console, folder, outcome, evidence, tracker, config)
+                   [config, *files], outcome.pipeline, alpha_example())  # fmt: skip
+    show(console, folder, outcome, evidence, tracker, config)
     return folder
 
 
@@ -146,58 +146,3 @@ def _search(
         records = study.records()
         tracker.sync(records)
     return records
-
-
-def _report_samples(
-    n: int, at_hand: Sequence[Encoded], task: Task, model: Any, tokenizer: Any, settings: Settings,
-    references: dict[str, str],
-) -> Sequence[Encoded]:  # fmt: skip
-    """``n`` samples of the report split: fewer than are at hand, or more where the task makes its own."""
-    missing = min(n, MOST_REPORT_SAMPLES) - len(at_hand)
-    if missing <= 0 or settings.data is not None or task.samples is None:
-        return at_hand[: max(n, MIN_PER_PART)]
-    more = bundled_samples(task.samples, missing, first=task.samples.total)
-    references |= {sample.id: sample.answer for sample in more}
-    return [*at_hand, *encode(more, tokenizer, task, max_tokens(model, tokenizer))]
-
-
-def _splits(
-    task: Task, samples: list[Sample], model: Any, tokenizer: Any, settings: Settings
-) -> tuple[Parts[Encoded], str]:
-    encoded = encode(samples, tokenizer, task, max_tokens(model, tokenizer))
-    counts = None
-    if settings.data is None and task.samples is not None:
-        counts = (task.samples.search, task.samples.select, task.samples.report)
-    parts = split(encoded, str(settings.seed), counts)
-    remarks = {
-        "cut in the middle to fit the model": encoded.n_truncated,
-        "too long and left out": len(encoded.dropped),
-        "contexts shared between parts": parts.shared_contexts,
-    }
-    said = ", ".join(f"{count} {what}" for what, count in remarks.items() if count)
-    return parts, f" ({said})" if said else ""
-
-
-def _model_identity(model: Any) -> str:
-    """Shape and weights: a study is never resumed with another checkpoint of the same shape."""
-    digest = hashlib.sha256(json.dumps({k: v for k, v in fingerprint(model).items() if k != "name"}).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        # A sample of every tensor's bytes: hashing 14 GB whole would take longer than reading them.
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 4096)].cpu().contiguous()
-        digest.update(some.view(torch.uint8).numpy().tobytes())
-    return f"{type(model).__name__} {digest.hexdigest()[:12]}"
-
-
-@contextmanager
-def _steps(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars with the time left; ``step(name)`` gives a callback for (done, total)."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console) as progress:
-
-        def step(name: str) -> Callable[[int, int], None]:
-            row = progress.add_task(name, total=None)
-            return lambda done, total: progress.update(row, completed=done, total=total)
-
-        yield step

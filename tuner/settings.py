@@ -1,17 +1,11 @@
-"""What the user asked for, checked before anything heavy is imported or anything is written."""
+"""What the user asked for; `tuner.inputs.check` says whether it makes sense."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from a2sf_core.errors import A2SFError
-from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, SAMPLERS, check_choice
-from tuner.inputs.data import load_samples
-from tuner.inputs.models import REFERENCE, locate_model
-from tuner.inputs.tasks import Task, load_task
+from tuner.choices import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -38,52 +32,8 @@ class Settings:
     patience: int | None = None
     precision: float | None = None
 
-    def folder(self, task: Task) -> Path:
-        """Where the run lies: ``out``, or a name made of task and model."""
+    def folder(self, task: str) -> Path:
+        """Where the run lies: `out`, or a name made of those of the task and the model."""
         name = Path(self.model).name or self.model
         slug = "".join(char if char.isalnum() or char in "._-" else "-" for char in name)
-        return self.out or Path("runs") / f"{task.name}-{slug}"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the settings name, found and read: the task, its samples, the folder of the model."""
-
-    task: Task
-    samples: list[Sample]
-    model_folder: Path
-
-
-def check(settings: Settings) -> Inputs:
-    """Read task and data and find the model.
-
-    Raises:
-        A2SFError: one sentence for whatever is wrong.
-    """
-    if settings.trials < 1:
-        raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
-    if not 0 <= settings.max_degradation < math.inf:
-        raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
-    if settings.seed < 0:
-        raise A2SFError(f"--seed is {settings.seed}; expected 0 or more.")
-    if settings.patience is not None and settings.patience < 1:
-        raise A2SFError(f"--patience is {settings.patience}; expected 1 or more trials, 30 is a good start.")
-    if settings.precision is not None and not 0 < settings.precision < math.inf:
-        raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
-    check_choice("--family", settings.family, FAMILIES)
-    check_choice("--sampler", settings.sampler, SAMPLERS)
-    if settings.memory is not None:
-        from tuner.measuring.memory import parse_bytes
-
-        parse_bytes(settings.memory)
-    for folder in settings.warm_start:
-        if not folder.is_dir():
-            raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")
-    task = load_task(settings.task)
-    if settings.data is not None:
-        samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
-    elif task.samples is not None:
-        samples = bundled_samples(task.samples, task.samples.total)
-    else:
-        raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
-    return Inputs(task, samples, locate_model(settings.model))
+        return self.out or Path("runs") / f"{task}-{slug}"

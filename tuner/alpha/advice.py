@@ -7,7 +7,7 @@ from pathlib import Path
 from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
-from tuner.alpha.regressor import AlphaModel
+from tuner.alpha.model import AlphaModel
 
 
 def suggest_alpha(tokens: int, where: Path | None) -> str:

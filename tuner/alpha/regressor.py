@@ -8,9 +8,6 @@ regret: the loss over the best half-life of each input. If it does not beat the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,124 +16,14 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.policy import Policy
+from tuner.alpha.model import AlphaModel, features, surface_values
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
 from tuner.judging.intervals import Interval, paired_interval
-from tuner.measuring.batch import HALF_LIVES
-from tuner.measuring.engine import Engine, Progress
+from tuner.measuring.bank import HALF_LIVES
+from tuner.measuring.engine import Engine
 
-FEATURES = (
-    "log2_half_life",
-    "log2_half_life_over_tokens",
-    "log2_tokens",
-    "log2_budget_tokens",
-    "budget_fraction",
-)
-BUDGET_SCALES = (1.0, 0.5, 0.25)
-"""Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-
-
-@dataclass(frozen=True)
-class LossTable:
-    """Loss of every half-life on every input: ``loss`` [input, half_life], ``tokens`` and ``fraction`` [input]."""
-
-    tokens: np.ndarray
-    fraction: np.ndarray
-    loss: np.ndarray
-
-
-@dataclass(frozen=True)
-class AlphaModel:
-    """What is exported: plain numbers, and how they did. ``regret_*`` are nats per token over the per-input oracle."""
-
-    kind: str
-    constant_half_life: float
-    tokens_range: tuple[int, int]
-    fraction: float
-    surface: dict[str, list[Any]] | None
-    regret_constant: float
-    regret_model: float
-    gain: Interval
-    n_held_out: int
-    reason: str
-
-    def suggest(self, tokens: int) -> tuple[float, str]:
-        """Half-life for an input of ``tokens`` at the tuned budget, and a remark where it is not the surface's."""
-        low, high = self.tokens_range
-        if self.surface is None:
-            return self.constant_half_life, self.reason
-        if not low <= tokens <= high:
-            reach = f"the {low} to {high} that the regressor was fitted on"
-            return self.constant_half_life, f"{tokens} tokens lie outside {reach}, so this is the best constant"
-        losses = _surface_values(self.surface, _features(np.array([tokens]), np.array([self.fraction])))
-        return HALF_LIVES[int(losses[0].argmin())], ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; infinity is written "inf"."""
-        return {
-            "kind": self.kind,
-            "constant_half_life": _text(self.constant_half_life),
-            "constant_alpha": LayerPolicy(self.constant_half_life).alpha,
-            "tokens_range": list(self.tokens_range),
-            "budget_fraction": self.fraction,
-            "features": list(FEATURES),
-            "half_lives": [_text(h) for h in HALF_LIVES],
-            "surface": self.surface,
-            "regret_nats_per_token": {
-                "constant": self.regret_constant,
-                "regressor": self.regret_model,
-                "constant_minus_regressor": self.gain.to_list(),
-                "held_out_inputs": self.n_held_out,
-            },
-            "reason": self.reason,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> AlphaModel:
-        """Read what ``to_dict`` wrote."""
-        regret = data["regret_nats_per_token"]
-        return cls(
-            data["kind"], float(data["constant_half_life"]), tuple(data["tokens_range"]), data["budget_fraction"],
-            data["surface"], regret["constant"], regret["regressor"], Interval(*regret["constant_minus_regressor"]),
-            regret["held_out_inputs"], data["reason"],
-        )  # fmt: skip
-
-
-def loss_table(
-    engine: Engine,
-    policy: Policy,
-    progress: Progress = lambda _done, _total: None,
-    scales: Sequence[float] = BUDGET_SCALES,
-) -> LossTable:
-    """NLL of ``policy`` with each half-life in all layers, at ``scales`` of its budgets; rows by scale, then input."""
-    tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
-    fractions, losses = [], []
-    for row, scale in enumerate(scales):
-        columns = []
-        for place, half_life in enumerate(HALF_LIVES):
-            found = engine.evaluate(_with_half_life(policy, half_life, scale))
-            columns.append(found.nll)
-            progress(row * len(HALF_LIVES) + place + 1, len(scales) * len(HALF_LIVES))
-        fractions.append(found.cache_fraction)
-        losses.append(np.stack(columns, 1))
-    return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))
-
-
-def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
-    layers = []
-    for layer in policy.layers:
-        layers.append(replace(layer, half_life=half_life, budget=_scaled(layer.budget, scale)))
-    return Policy(tuple(layers))
-
-
-def _scaled(budget: Budget, scale: float) -> Budget:
-    """A share times ``scale``; tokens stay as they are."""
-    if isinstance(budget, tuple):
-        return tuple(max(0.001, share * scale) if isinstance(share, float) else share for share in budget)
-    if budget is None:
-        return scale
-    return max(0.001, budget * scale) if isinstance(budget, float) else budget
 
 
 def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int) -> tuple[AlphaModel, Pipeline]:
@@ -161,7 +48,7 @@ def judge(
     surface = _plain(pipeline)
 
     def gain(table: LossTable) -> tuple[Interval, float, float]:
-        picks = _surface_values(surface, _features(table.tokens, table.fraction)).argmin(1)
+        picks = surface_values(surface, features(table.tokens, table.fraction)).argmin(1)
         oracle = table.loss.min(1)
         of_model = table.loss[np.arange(len(picks)), picks] - oracle
         of_constant = table.loss[:, constant] - oracle
@@ -190,15 +77,6 @@ def judge(
     )
 
 
-def _features(tokens: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    """``[input * half_life, feature]``: every half-life of the bank for every input. Infinity counts as 4 lengths."""
-    n = np.repeat(tokens.astype(float), len(HALF_LIVES))
-    share = np.repeat(fraction, len(HALF_LIVES))
-    bank = np.tile(np.array(HALF_LIVES), len(tokens))
-    memory = np.log2(1 + np.minimum(bank, 4 * n))
-    return np.stack([memory, memory - np.log2(n), np.log2(n), np.log2(np.maximum(share * n, 1)), share], 1)
-
-
 def _relative(table: LossTable) -> np.ndarray:
     """[input * half_life]: the loss over the input's mean, so that hard inputs do not drown the half-life's effect."""
     return (table.loss - table.loss.mean(1, keepdims=True)).ravel()
@@ -206,7 +84,7 @@ def _relative(table: LossTable) -> np.ndarray:
 
 def _fit_surface(table: LossTable, strength: float) -> Pipeline:
     pipeline = make_pipeline(StandardScaler(), PolynomialFeatures(3), Ridge(strength))
-    return pipeline.fit(_features(table.tokens, table.fraction), _relative(table))
+    return pipeline.fit(features(table.tokens, table.fraction), _relative(table))
 
 
 def _cross_validated_regret(table: LossTable, strength: float, seed: int) -> float:
@@ -217,15 +95,11 @@ def _cross_validated_regret(table: LossTable, strength: float, seed: int) -> flo
             np.concatenate([inputs + scale * rows_per_scale for scale in range(len(BUDGET_SCALES))])
             for inputs in (fit_inputs, test_inputs)
         )
-        pipeline = _fit_surface(_take(table, fit_rows), strength)
-        test = _take(table, test_rows)
-        values = pipeline.predict(_features(test.tokens, test.fraction)).reshape(test.loss.shape)
+        pipeline = _fit_surface(table.take(fit_rows), strength)
+        test = table.take(test_rows)
+        values = pipeline.predict(features(test.tokens, test.fraction)).reshape(test.loss.shape)
         regret += float((test.loss[np.arange(len(test_rows)), values.argmin(1)] - test.loss.min(1)).sum())
     return regret
-
-
-def _take(table: LossTable, rows: np.ndarray) -> LossTable:
-    return LossTable(table.tokens[rows], table.fraction[rows], table.loss[rows])
 
 
 def _plain(pipeline: Pipeline) -> dict[str, list[Any]]:
@@ -236,14 +110,3 @@ def _plain(pipeline: Pipeline) -> dict[str, list[Any]]:
         "powers": polynomial.powers_.tolist(),
         "coefficients": ridge.coef_.tolist(),
     }
-
-
-def _surface_values(surface: dict[str, list[Any]], features: np.ndarray) -> np.ndarray:
-    """[input, half_life]: the fitted relative loss, from plain numbers alone."""
-    scaled = (features - np.array(surface["mean"])) / np.array(surface["scale"])
-    terms = np.prod(scaled[:, None, :] ** np.array(surface["powers"])[None], axis=2)  # [row, term]
-    return (terms @ np.array(surface["coefficients"])).reshape(-1, len(HALF_LIVES))
-
-
-def _text(half_life: float) -> float | str:
-    return "inf" if math.isinf(half_life) else half_life

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample
@@ -14,8 +13,6 @@ from tuner.inputs.tasks import Task
 
 # A context that is cut to less than this says too little to judge a cache by.
 MIN_CONTEXT = 16
-MIN_PER_PART = 2
-SHARES = (0.4, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -44,23 +41,6 @@ class EncodedList(list[Encoded]):
     def n_truncated(self) -> int:
         """How many contexts were cut."""
         return sum(each.truncated for each in self)
-
-
-Item = TypeVar("Item", Sample, Encoded)
-
-
-@dataclass(frozen=True)
-class Parts(Generic[Item]):
-    """Trials see ``search``, finalists are chosen on ``select``, ``report`` is touched once.
-
-    ``shared_contexts`` counts contexts that occur in more than one part; more than 0 only where the data has
-    too few contexts to keep each in one part.
-    """
-
-    search: tuple[Item, ...]
-    select: tuple[Item, ...]
-    report: tuple[Item, ...]
-    shared_contexts: int
 
 
 def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: int) -> EncodedList:
@@ -166,66 +146,3 @@ class _Encoder:
         if offsets is None:
             return self.tokenizer.decode(ids[:head]) + self.tokenizer.decode(ids[len(ids) - tail :])
         return context[: offsets[head - 1][1]] + context[offsets[len(ids) - tail][0] :]
-
-
-def split(
-    items: Sequence[Item],
-    seed: str,
-    counts: tuple[int, int, int] | None = None,
-    shares: tuple[float, float, float] = SHARES,
-) -> Parts[Item]:
-    """Search, select and report, by a shuffle of the ids: the order of the file does not matter.
-
-    Questions on the same context stay in one part, so that ``report`` holds texts that no trial has seen;
-    sizes are met as nearly as that allows. ``counts`` in place of ``shares`` says how many samples each part
-    gets.
-
-    Raises:
-        A2SFError: saying how many samples are needed.
-    """
-    wanted = counts or _from_shares(len(items), shares)
-    if len(items) < sum(wanted) or min(wanted) < MIN_PER_PART:
-        needed = max(sum(counts or ()), 3 * MIN_PER_PART)
-        raise A2SFError(
-            f"{len(items)} samples cannot be split into search, select and report; at least {needed} are "
-            "needed "
-            f"({MIN_PER_PART} or more in each part)."
-        )
-    parts = _fill(_shuffled(items, seed, _context_of), wanted)
-    if min(len(part) for part in parts) < MIN_PER_PART:
-        parts = _fill(_shuffled(items, seed, lambda item: item.id), wanted)
-    held = [{_context_of(item) for item in part} for part in parts]
-    shared = sum(sum(key in part for part in held) > 1 for key in set().union(*held))
-    search, select, report = (tuple(part) for part in parts)
-    return Parts(search, select, report, shared)
-
-
-def _from_shares(total: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
-    """All samples, each part with its minimum before the rest is shared out."""
-    search = max(MIN_PER_PART, round(total * shares[0] / sum(shares)))
-    select = max(MIN_PER_PART, round(total * shares[1] / sum(shares)))
-    return search, select, total - search - select
-
-
-def _context_of(item: Sample | Encoded) -> str:
-    return item.context if isinstance(item, Sample) else item.context_key
-
-
-def _shuffled(items: Sequence[Item], seed: str, key: Callable[[Item], str]) -> list[list[Item]]:
-    """Groups of items with the same key. Sorted by id first, so that only ids and seed decide."""
-    groups: dict[str, list[Item]] = {}
-    for item in sorted(items, key=lambda item: item.id):
-        groups.setdefault(key(item), []).append(item)
-    shuffled = list(groups.values())
-    random.Random(seed).shuffle(shuffled)
-    return shuffled
-
-
-def _fill(groups: list[list[Item]], wanted: tuple[int, int, int]) -> list[list[Item]]:
-    """Give each group to the part that lacks most samples; what comes when all are full is left out."""
-    parts: list[list[Item]] = [[], [], []]
-    for group in groups:
-        lack = [size - len(part) for part, size in zip(parts, wanted, strict=True)]
-        if max(lack) > 0:
-            parts[lack.index(max(lack))].extend(group)
-    return parts

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from a2sf_core.policy import Policy
-from tuner.alpha.regressor import AlphaModel, LossTable, fit, loss_table
-from tuner.judging.contest import Candidate, Choice, Contest
+from tuner.alpha.model import AlphaModel
+from tuner.alpha.regressor import fit
+from tuner.alpha.table import LossTable, loss_table
+from tuner.judging.choice import Choice
+from tuner.judging.contest import Candidate, Contest
 from tuner.judging.verdict import best_of, verdict
 from tuner.measuring.engine import Engine, Progress
 

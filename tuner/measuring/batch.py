@@ -8,19 +8,11 @@ from typing import Any
 
 import torch
 
-from a2sf_core.errors import A2SFError
 from a2sf_core.observe import PromptLayer
 from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.selection import keep_from_order, order_by_score
+from tuner.measuring.bank import score_index
 from tuner.measuring.losses import FullAnswers
-
-HALF_LIVES: tuple[float, ...] = (
-    0, 0.5, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, float("inf"),
-)  # fmt: skip
-"""The bank: half-lives in tokens that every prompt is scored for in one pass."""
-
-SNAPKV_WINDOW = 16
-"""Queries of the SnapKV-like baseline's voting window."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +78,6 @@ def _keep(layer: StoredLayer, rule: LayerPolicy, n_tokens: torch.Tensor) -> torc
     budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
     order = layer.orders[score_index(rule)].long()  # [batch, kv_head, key]
     return keep_from_order(order, n_tokens[:, None], budget, rule.sink, recent)
-
-
-def score_index(rule: LayerPolicy) -> int:
-    """Which of a layer's orders ``rule`` goes by.
-
-    Raises:
-        A2SFError: if the half-life is not in the bank, or the window is not the stored one.
-    """
-    if rule.window is not None:
-        if rule.window != SNAPKV_WINDOW:
-            raise A2SFError(f"the engine stores scores for a window of {SNAPKV_WINDOW}, not {rule.window}.")
-        return len(HALF_LIVES)
-    if rule.half_life not in HALF_LIVES:
-        raise A2SFError(f"half-life {rule.half_life:g} is not in the engine's bank; use one of {HALF_LIVES}.")
-    return HALF_LIVES.index(rule.half_life)
 
 
 class LayerBuilder:

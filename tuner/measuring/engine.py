@@ -24,15 +24,8 @@ from a2sf_core.shape import fingerprint, n_kv_heads
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
-from tuner.measuring.batch import (
-    HALF_LIVES,
-    SNAPKV_WINDOW,
-    LayerBuilder,
-    PromptBatch,
-    keep_masks,
-    pad,
-    score_index,
-)
+from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW, score_index
+from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers, Losses, Seen, token_losses
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.store import Block, Store

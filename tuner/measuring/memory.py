@@ -13,8 +13,6 @@ import torch
 
 from a2sf_core.errors import A2SFError
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 BATCH_TOKENS, BATCH_BYTES = 32_768, 4 * 2**30
 """A batch of a trial is at most this many tokens (found on a CPU), and this many bytes of keys and values."""
 
@@ -33,18 +31,6 @@ def tokens_at_once(bytes_per_token: int) -> int:
     The more the faster, as a batch costs the same calls whatever its size; but it holds a copy of what it keeps.
     """
     return max(1, min(BATCH_TOKENS, BATCH_BYTES // bytes_per_token))
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from "8GiB", "500 MB" or a plain number.
-
-    Raises:
-        A2SFError: naming --memory.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if match is None or match[2] not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2]])) < 1:
-        raise A2SFError(f"--memory is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
-    return size
 
 
 def default_memory(device: torch.device | str) -> int:

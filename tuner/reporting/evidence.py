@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
-from tuner.alpha.regressor import BUDGET_SCALES, FEATURES, LossTable
-from tuner.judging.contest import Choice, Contest, cache_bytes
+from tuner.judging.choice import Choice
+from tuner.judging.contest import Contest
 from tuner.judging.grading import Scorer
 from tuner.judging.intervals import half_width, paired_interval, samples_for
-from tuner.measuring.batch import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.reporting.half_life import half_life_png
-from tuner.reporting.pareto import pareto_html, pareto_png
-from tuner.reporting.profile_map import profile_png
-from tuner.search.profile import PROFILE_FILE
-from tuner.search.records import TrialRecord
-from tuner.search.space import Space
 
 if TYPE_CHECKING:
     from tuner.judging.proof import Outcome
-    from tuner.tracking.tracker import Tracker
+
+from tuner.measuring.losses import Losses
 
 N_SHOWN_OUTPUTS = 3
 NICE_POINTS = (10, 5, 3, 2, 1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Precisions that a user may ask for next."""
-
-
-def alpha_example() -> Any:
-    """One input row of the alpha regressor's surface, with the names of its features, for MLflow's signature."""
-    import pandas as pd
-
-    return pd.DataFrame([[3.0, -6.0, 9.0, 7.0, 0.25]], columns=list(FEATURES))
 
 
 def evidence(outcome: Outcome, choice: Choice, proving: Contest) -> dict[str, Any]:
@@ -112,43 +92,6 @@ def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray)
     }
 
 
-def write(
-    folder: Path, records: Sequence[TrialRecord], outcome: Outcome, found: dict[str, Any], space: Space
-) -> list[Path]:
-    """Write report.json and the pictures into ``folder`` and return their paths."""
-    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")]
-    finalists = [
-        {"label": c.label, "cache_fraction": c.cache_fraction, "difference_points": c.difference.to_list()}
-        for c in outcome.finalists
-    ]
-    whole = {**found, "finalists_on_select": finalists, "alpha_model": outcome.alpha_model.to_dict()}
-    write_whole(paths[0], json.dumps(whole, indent=2) + "\n")
-    chosen = outcome.exported
-    for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
-        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", found["goal_points"])
-    half_life_png(
-        paths[3], half_life_curves(outcome.losses), f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget"
-    )
-    if space.profile is None:
-        return paths[:-1]
-    profile_png(paths[4], space.profile, chosen.policy)
-    return [*paths, folder / PROFILE_FILE]
-
-
-def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:
-    """Mean loss against half-life for three groups of prompt lengths, at the tightest budget."""
-    rows = len(table.tokens) // len(BUDGET_SCALES)
-    tokens, loss = table.tokens[-rows:], table.loss[-rows:]
-    edges = np.quantile(tokens, [0, 1 / 3, 2 / 3, 1])
-    curves = {}
-    for low, high in pairwise(edges):
-        inside = (tokens >= low) & (tokens <= high)
-        if not inside.any():
-            continue
-        curves[f"{low:.0f} to {high:.0f} tokens"] = (list(HALF_LIVES), loss[inside].mean(0).tolist())
-    return curves
-
-
 def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
     """The figures of the report split, for MLflow's parent run."""
     mean, low, high = found["quality"]["difference_points"]
@@ -165,39 +108,8 @@ def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def show(
-    console: Console, folder: Path, outcome: Outcome, found: dict[str, Any], tracker: Tracker, config: Path
-) -> None:
-    """The last lines: a small table, the sentence, and what to do next."""
-    table = Table(title=f"On {found['samples']['report']} unseen samples", title_justify="left")
-    table.add_column("policy")
-    for name in ("cache", found["metric"].replace("_", " "), "exact"):
-        table.add_column(name, justify="right")
-    exact = found["dropped_tokens"]["generated"]["exact_match"]
-    table.add_row("full cache", "100%", f"{100 * found['quality']['full_cache']:.2f}", f"{exact['full_cache']:.1%}")
-    measured = [candidate for candidate in (outcome.tuned, outcome.baseline) if candidate]
-    for row in measured:
-        name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
-        right = f"{exact['policy']:.1%}" if row is outcome.exported else ""
-        table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
-    console.print(table)
-    console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
-    precision = found["precision"]
-    console.print(
-        f"With {found['samples']['report']} report samples the interval is about ±{precision['half_width_points']:.2f} "
-        f"points; ±{precision['finer_points']:g} takes about {precision['samples_for_finer']} (--precision "
-        f"{precision['finer_points']:g}).", highlight=False,
-    )  # fmt: skip
-    if found["warm_start"]:
-        console.print(found["warm_start"], highlight=False)
-    looks = found["samples"]["times_report_was_looked_at"]
-    if looks > 1:
-        console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
-    model = outcome.alpha_model
-    gain = f"{model.gain.mean:+.4f} [{model.gain.low:+.4f}, {model.gain.high:+.4f}] nats per token"
-    said = model.reason or f"the regressor beat the best constant on select samples; on report samples it gains {gain}"
-    console.print(f"alpha: {said}", highlight=False)
-    console.print(f"MLflow    {tracker.serve_command()}", highlight=False, soft_wrap=True)
-    console.print(f"          then open {tracker.link()}", highlight=False, soft_wrap=True)
-    console.print(f"Picture   {folder / 'pareto.png'}", highlight=False, soft_wrap=True)
-    console.print(f"Policy    {config}", highlight=False, soft_wrap=True)
+def cache_bytes(losses: Losses, engine: Engine) -> tuple[int, int]:
+    """Bytes of keys and values per prompt, mean over the samples: full cache, and what the policy keeps."""
+    tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
+    full = tokens * engine.bytes_per_token
+    return int(full.mean()), int((full * losses.cache_fraction).mean())

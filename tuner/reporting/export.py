@@ -8,7 +8,7 @@ from typing import Any
 
 from a2sf_core.config import A2SFConfig
 from a2sf_core.shape import fingerprint
-from tuner.alpha.regressor import AlphaModel
+from tuner.alpha.model import AlphaModel
 from tuner.judging.contest import Candidate
 
 

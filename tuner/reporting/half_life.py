@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuner.reporting.pareto import STYLES, canvas, name_lines
+from tuner.reporting.canvas import STYLES, canvas, name_lines
 
 
 def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], measured: str) -> None:

@@ -10,23 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.reporting.canvas import (
+    ALLOWED,
+    CHOSEN,
+    DOTS,
+    FRONT,
+    GOAL,
+    INK,
+    STYLES,
+    Spot,
+    canvas,
+    halo,
+    name_lines,
+)
 from tuner.search.records import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from tuner.judging.contest import Candidate
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; every line has a mark of its own besides.
-_CHOSEN, _FRONT, _DOTS, _ALLOWED, _GOAL, _INK = "#D55E00", "#0072B2", "#BCC2CA", "#E6F4EE", "#00694D", "#30343A"
-STYLES = (  # colour, matplotlib's mark, plotly's mark
-    ("#009E73", "s", "square"),
-    ("#B8578F", "D", "diamond"),
-    ("#A87900", "v", "triangle-down"),
-    ("#3A9BD1", "^", "triangle-up"),
-    ("#30343A", "P", "cross"),
-)
 _NOTE = (
     "Dots, lines: token accuracy, search samples. Marks with bars: the task's metric on samples the search never saw."
 )
@@ -34,16 +37,14 @@ _X_LABEL, _Y_LABEL = "share of the cache kept (%)", "points lost against the ful
 _X_TICKS = (0, 20, 40, 60, 80, 100)
 _Y_TICKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
-_Point = tuple[float, float]  # percent of the cache kept, points lost
-
 
 @dataclass(frozen=True)
 class _Picture:
     """What both formats draw."""
 
-    dots: list[tuple[_Point, TrialRecord]]
-    front: list[_Point]
-    families: dict[str, list[_Point]]
+    dots: list[tuple[Spot, TrialRecord]]
+    front: list[Spot]
+    families: dict[str, list[Spot]]
     proven: list[Candidate]  # the chosen policy last, so that it lies on top
     goal: float
 
@@ -53,10 +54,10 @@ class _Picture:
         size = abs(lost) / unit
         return math.copysign(size if size <= 1 else 1 + math.log10(size), lost)
 
-    def place(self, points: Sequence[_Point]) -> tuple[list[float], list[float]]:
+    def place(self, points: Sequence[Spot]) -> tuple[list[float], list[float]]:
         return [kept for kept, _ in points], [self.squash(lost) for _, lost in points]
 
-    def lines(self) -> list[tuple[tuple[str, list[_Point]], tuple[str, str, str]]]:
+    def lines(self) -> list[tuple[tuple[str, list[Spot]], tuple[str, str, str]]]:
         """Each baseline with its style."""
         return list(zip(self.families.items(), itertools.cycle(STYLES)))
 
@@ -95,20 +96,20 @@ def pareto_png(
     figure, axes = canvas(*_finding(chosen, baseline, max_degradation))
     goal = picture.squash(max_degradation)
     bottom, top = picture.y_range()
-    axes.axhspan(bottom, goal, color=_ALLOWED, lw=0, zorder=0)
+    axes.axhspan(bottom, goal, color=ALLOWED, lw=0, zorder=0)
     axes.axhline(goal, color="#009E73", lw=1, zorder=1)
-    axes.text(101, goal - 0.05, _allowed(max_degradation), ha="right", va="top", color=_GOAL, fontsize=9.5)
-    axes.scatter(*picture.place([point for point, _ in picture.dots]), s=16, color=_DOTS, lw=0, zorder=2)
+    axes.text(101, goal - 0.05, _allowed(max_degradation), ha="right", va="top", color=GOAL, fontsize=9.5)
+    axes.scatter(*picture.place([point for point, _ in picture.dots]), s=16, color=DOTS, lw=0, zorder=2)
     for (_, points), (color, mark, _) in picture.lines():
         axes.plot(*picture.place(points), color=color, marker=mark, ms=5.5, lw=1.4, mec="white", mew=0.5, zorder=3)
-    axes.plot(*picture.place(picture.front), color=_FRONT, lw=2.8, drawstyle="steps-post", zorder=4)
+    axes.plot(*picture.place(picture.front), color=FRONT, lw=2.8, drawstyle="steps-post", zorder=4)
     for policy in picture.proven:
         _draw_proven(axes, picture, policy, best=policy is chosen)
     axes.set(xlabel=_X_LABEL, xticks=_X_TICKS, xlim=(-17, 103), ylim=(bottom, top))
     axes.set_ylabel(f"{_Y_LABEL}\n(lower is better)")
     axes.set_yticks(*picture.y_ticks())
     starts = [(points[0], name, style[0]) for (name, points), style in picture.lines()]
-    starts += [(picture.front[0], "tuned", _FRONT)] if picture.front else []
+    starts += [(picture.front[0], "tuned", FRONT)] if picture.front else []
     name_lines(axes, [((x, picture.squash(y)), name, color) for (x, y), name, color in starts], left=True)
     figure.text(0.012, 0.014, _NOTE, fontsize=8.5, color="#666C75")
     figure.savefig(path, dpi=200)
@@ -129,24 +130,24 @@ def pareto_html(
     title, subtitle = _finding(chosen, baseline, max_degradation)
     figure = go.Figure()
 
-    def add(name: str, points: Sequence[_Point], texts: Sequence[str], **look: Any) -> None:
+    def add(name: str, points: Sequence[Spot], texts: Sequence[str], **look: Any) -> None:
         x, y = picture.place(points)
         figure.add_scatter(x=x, y=y, name=name, text=texts, hovertemplate="%{text}<extra></extra>", **look)
 
-    def plain(name: str, points: Sequence[_Point]) -> list[str]:
+    def plain(name: str, points: Sequence[Spot]) -> list[str]:
         return [f"<b>{name}</b><br>keeps {kept:.1f} %, {_effect(lost)}" for kept, lost in points]
 
     dots = [point for point, _ in picture.dots]
     texts = [_hover(point, trial) for point, trial in picture.dots]
-    add("trials", dots, texts, mode="markers", marker={"size": 6, "color": _DOTS})
+    add("trials", dots, texts, mode="markers", marker={"size": 6, "color": DOTS})
     for (name, points), (color, _, mark) in picture.lines():
         look = {"marker": {"symbol": mark, "size": 8, "color": color}, "line": {"color": color, "width": 1.5}}
         add(name, points, plain(name, points), mode="lines+markers", **look)
-    look = {"line": {"color": _FRONT, "width": 3, "shape": "hv"}}
+    look = {"line": {"color": FRONT, "width": 3, "shape": "hv"}}
     add("best trials", picture.front, plain("best trial", picture.front), mode="lines", **look)
     for policy in picture.proven:
         point = (100 * policy.cache_fraction, -policy.difference.mean)
-        star = {"symbol": "star", "size": 20, "color": _CHOSEN, "line": {"color": "white", "width": 1}}
+        star = {"symbol": "star", "size": 20, "color": CHOSEN, "line": {"color": "white", "width": 1}}
         spread = f"<br>interval of the loss: {-policy.difference.high:.2f} to {-policy.difference.low:.2f}"
         text = plain(policy.label, [point])[0] + spread
         add(
@@ -154,11 +155,11 @@ def pareto_html(
             [point],
             [text],
             mode="markers",
-            marker=star if policy is chosen else {"size": 11, "color": _INK},
+            marker=star if policy is chosen else {"size": 11, "color": INK},
         )
     bottom, top = picture.y_range()
-    figure.add_hrect(bottom, picture.squash(max_degradation), fillcolor=_ALLOWED, line_width=0, layer="below",
-                     annotation_text=_allowed(max_degradation), annotation_font_color=_GOAL)  # fmt: skip
+    figure.add_hrect(bottom, picture.squash(max_degradation), fillcolor=ALLOWED, line_width=0, layer="below",
+                     annotation_text=_allowed(max_degradation), annotation_font_color=GOAL)  # fmt: skip
     heights, names = picture.y_ticks()
     figure.update_layout(
         template="plotly_white",
@@ -167,7 +168,7 @@ def pareto_html(
         yaxis={"title": f"{_Y_LABEL} (lower is better)", "range": [bottom, top]},
         yaxis_tickvals=heights,
         yaxis_ticktext=names,
-        font={"size": 14, "color": _INK},
+        font={"size": 14, "color": INK},
     )
     figure.write_html(path, include_plotlyjs=True)
 
@@ -175,8 +176,8 @@ def pareto_html(
 def _picture(
     trials: Sequence[TrialRecord], chosen: Candidate, baseline: Candidate | None, quality_name: str, goal: float
 ) -> _Picture:
-    dots: list[tuple[_Point, TrialRecord]] = []
-    families: dict[str, list[_Point]] = {}
+    dots: list[tuple[Spot, TrialRecord]] = []
+    families: dict[str, list[Spot]] = {}
     for trial in trials:
         if trial.state != "complete":
             continue
@@ -185,7 +186,7 @@ def _picture(
             dots.append((point, trial))
         elif trial.metrics["cache_fraction"] < 1:  # the full cache itself is where every line ends
             families.setdefault(_family(trial.label), []).append(point)
-    front: list[_Point] = []
+    front: list[Spot] = []
     for point, _ in sorted(dots, key=lambda dot: dot[0]):
         if not front or point[1] < front[-1][1]:
             front.append(point)
@@ -216,29 +217,14 @@ def _finding(chosen: Candidate, baseline: Candidate | None, goal: float) -> tupl
     return f"{share} of the cache is enough", f"{loss}\n{hand}"
 
 
-def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a screen
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.5), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1, 0.15, 0.885, 0.665))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#EDEFF2", lw=0.8)
-    axes.set_axisbelow(True)
-    figure.text(0.012, 0.94, title, fontsize=15, fontweight="bold", color=_INK)
-    figure.text(0.012, 0.915, subtitle, fontsize=10.5, color="#555B63", va="top", linespacing=1.4)
-    return figure, axes
-
-
 _CAPTION_WIDTH = 24
 """Percent of the cache, on the axis, that the caption takes beside the mark of the chosen policy."""
 
 
 def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -> None:
     """A mark with its interval and a caption."""
-    family = {name: style[0] for (name, _), style in picture.lines()}.get(_family(policy.label), _INK)
-    color, mark, size = (_CHOSEN, "*", 22) if best else (family, "o", 9)
+    family = {name: style[0] for (name, _), style in picture.lines()}.get(_family(policy.label), INK)
+    color, mark, size = (CHOSEN, "*", 22) if best else (family, "o", 9)
     x, y = 100 * policy.cache_fraction, picture.squash(-policy.difference.mean)
     low, high = picture.squash(-policy.difference.high), picture.squash(-policy.difference.low)
     axes.errorbar(
@@ -248,7 +234,7 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
         "color": color,
         "zorder": 7,
         "fontweight": "bold",
-        "path_effects": _halo(_ALLOWED if high <= 1 else "white"),
+        "path_effects": halo(ALLOWED if high <= 1 else "white"),
     }
     if not best:
         axes.annotate(
@@ -264,30 +250,12 @@ def _draw_proven(axes: Axes, picture: _Picture, policy: Candidate, best: bool) -
         axes.annotate(text, (x, y), (-14, -4), textcoords="offset points", fontsize=12, ha="right", va="top", **look)
 
 
-def name_lines(axes: Axes, ends: Sequence[tuple[_Point, str, str]], left: bool) -> None:
-    """Write every line's name beside its end, pushed apart where two names would overlap."""
-    free = math.inf
-    for place, name, color in sorted(ends, key=lambda end: -end[0][1]):
-        height = axes.transData.transform(place)[1] * 72 / axes.figure.dpi
-        free = min(height, free - 12.5)
-        axes.annotate(
-            name, place, (-7 if left else 9, free - height), textcoords="offset points", color=color, fontsize=10,
-            ha="right" if left else "left", va="center", fontweight="bold", path_effects=_halo("white"), zorder=5,
-        )  # fmt: skip
-
-
 def _family(label: str) -> str:
     """The method in a label: "h2o" of "h2o 0.4"."""
     return re.sub(r" [\d.]+$", "", label)
 
 
-def _halo(color: str) -> list[Any]:
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=3, foreground=color)]
-
-
-def _hover(point: _Point, trial: TrialRecord) -> str:
+def _hover(point: Spot, trial: TrialRecord) -> str:
     params = "<br>".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
                          for name, value in trial.params.items())  # fmt: skip
     return f"<b>trial {trial.number}</b><br>keeps {point[0]:.1f} %, {_effect(point[1])}<br>{params}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tuner.measuring.batch import HALF_LIVES
+from tuner.measuring.bank import HALF_LIVES
 from tuner.search.records import Params
 
 BASELINE_BUDGETS = (0.1, 0.25, 0.5)

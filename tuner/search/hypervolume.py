@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import inf
 
+from tuner.search.objectives import Point
+
 WORST_LOSS = 0.2
 """Nats per token, a perplexity 22 % higher: more than anyone would accept. Worse policies are worth nothing."""
-
-Point = tuple[float, float]
-"""(cache fraction, increase of the NLL in nats per token)."""
 
 
 def hypervolume(points: Iterable[Point], worst_loss: float = WORST_LOSS) -> float:

@@ -1,16 +1,12 @@
 """The sensitivity profile: what it costs to cut one layer, or one KV head, while all others keep everything.
 
-Few heads of few layers hold what matters, so most of the profile is zeros, and it is measured from the coarse to the
-fine: a layer that can be cut to the smallest budget for nothing is done with one measurement. Of those that cannot, the
-most sensitive are looked into: which half-life and how many recent tokens suit each budget, and which of their heads it
-is, by cutting halves of the heads together and splitting only a half that hurts.
+`tuner.search.profiling` measures it; here is what it says: who needs how much, and by which rule.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,29 +15,16 @@ import numpy as np
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import write_whole
-from a2sf_core.policy import LayerPolicy, Policy
-from tuner.measuring.batch import HALF_LIVES
-from tuner.measuring.engine import Engine, Progress
 from tuner.search.allocation import allocate
 
 PROFILE_FILE = "profile.json"
-PROFILE_BLOCKS = 4
-"""Blocks of search samples that it is measured on: it says where to look, the trials say what is true."""
 BUDGETS = (0.03, 0.08, 0.2, 0.45)
 """Shares of the cache that a layer or head is cut to."""
-PROFILE_HALF_LIVES = (2.0, 8.0, 32.0, 128.0, math.inf)
-RECENTS = (0.1, 0.25, 0.5, 0.75)
-"""Shares of a budget for the most recent tokens."""
-START = (8.0, 0.5)
-"""Half-life and recent share that every layer is tried with first: wrong for some, ruinous for none."""
 SINK = 2
 """First tokens that stay in the cut layer or head."""
 NEGLIGIBLE = 0.002
 """A loss below this many nats per token (a perplexity 0.2 % higher) counts as none."""
 UNSEEN = NEGLIGIBLE / 2
-MOST_REFINED = 6
-"""Layers whose half-life, recent share and heads are looked into, the most sensitive ones: a profile of a deep model
-must not cost more than its search."""
 
 Rule = tuple[float, float]
 """Half-life in tokens, and the share of the budget for the most recent tokens."""
@@ -117,109 +100,3 @@ class Profile:
         if budgets != list(BUDGETS):
             raise A2SFError(f"{path} was measured on another grid by an older version; delete it, it is measured anew.")
         return found
-
-
-def measure_profile(engine: Engine, n_blocks: int, progress: Progress = lambda _done, _total: None) -> Profile:
-    """Measure the profile on the engine's first ``n_blocks`` blocks of samples."""
-    return _Measuring(engine, n_blocks, progress).profile()
-
-
-class _Measuring:
-    def __init__(self, engine: Engine, n_blocks: int, progress: Progress) -> None:
-        self.engine, self.n_blocks, self.progress = engine, n_blocks, progress
-        self.evaluations = 0
-        seen = engine.evaluate_blocks(Policy.full(engine.n_layers), n_blocks)
-        self.full, self.n_samples = seen.losses.nll, seen.n
-        shape = engine.n_layers, len(BUDGETS)
-        self.layer_loss = np.zeros(shape)
-        self.half_life, self.recent = np.full(shape, START[0]), np.full(shape, START[1])
-        self.head_loss = np.zeros((engine.n_layers, engine.n_kv_heads, len(BUDGETS)))
-        self.everyone = range(engine.n_kv_heads)
-
-    def profile(self) -> Profile:
-        n_layers = self.engine.n_layers
-        for layer in range(n_layers):
-            self.progress(layer, n_layers)
-            self.layer_loss[layer] = self._curve(layer, self.everyone)
-            self.head_loss[layer] = self.layer_loss[layer] / len(self.everyone)
-        by_need = np.argsort(-self.layer_loss.sum(-1), kind="stable").tolist()
-        for layer in [layer for layer in by_need if self.layer_loss[layer].any()][:MOST_REFINED]:
-            self._refine(layer)
-            alone = np.zeros_like(self.head_loss[layer])  # [kv_head, budget]
-            for head in self._sensitive_heads(layer, self.everyone):
-                alone[head] = self._curve(layer, (head,))
-            self.head_loss[layer] = _shared_out(self.layer_loss[layer], alone)
-        self.progress(n_layers, n_layers)
-        return Profile(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
-
-    def _refine(self, layer: int) -> None:
-        """Find the best rule for each budget, smallest first: the half-life, then the recent share with it."""
-        rule = START
-        for place, budget in enumerate(BUDGETS):
-            known = {rule: self._loss(layer, self.everyone, rule, budget)}
-            for half_life in PROFILE_HALF_LIVES:
-                self._try(known, layer, budget, (half_life, rule[1]))
-            best = min(known, key=known.__getitem__)
-            for recent in RECENTS:
-                self._try(known, layer, budget, (best[0], recent))
-            rule = min(known, key=known.__getitem__)
-            self.half_life[layer, place:], self.recent[layer, place:] = rule
-            if known[rule] < NEGLIGIBLE:
-                self.layer_loss[layer, place:] = 0.0
-                break
-            self.layer_loss[layer, place] = known[rule]
-
-    def _try(self, known: dict[Rule, float], layer: int, budget: float, rule: Rule) -> None:
-        if rule not in known and min(known.values()) >= NEGLIGIBLE:
-            known[rule] = self._loss(layer, self.everyone, rule, budget)
-
-    def _sensitive_heads(self, layer: int, heads: Sequence[int]) -> Iterator[int]:
-        """Heads that cannot be cut to the smallest budget for nothing, found by halving."""
-        if self._loss(layer, heads, self._rule(layer, 0), BUDGETS[0]) < NEGLIGIBLE:
-            return
-        if len(heads) == 1:
-            yield heads[0]
-            return
-        middle = len(heads) // 2
-        yield from self._sensitive_heads(layer, heads[:middle])
-        yield from self._sensitive_heads(layer, heads[middle:])
-
-    def _rule(self, layer: int, place: int) -> Rule:
-        return self.half_life[layer, place], self.recent[layer, place]
-
-    def _curve(self, layer: int, heads: Sequence[int]) -> list[float]:
-        """Loss at each budget; zero from the first negligible one on, which is then not measured."""
-        curve = []
-        for place, budget in enumerate(BUDGETS):
-            loss = self._loss(layer, heads, self._rule(layer, place), budget)
-            if loss < NEGLIGIBLE:
-                break
-            curve.append(loss)
-        return curve + [0.0] * (len(BUDGETS) - len(curve))
-
-    def _loss(self, layer: int, heads: Sequence[int], rule: Rule, budget: float) -> float:
-        policy = cut_alone(self.engine, layer, heads, rule, budget)
-        self.evaluations += not self.engine.knows(policy)
-        seen = self.engine.evaluate_blocks(policy, self.n_blocks)
-        return float((seen.losses.nll - self.full).mean())
-
-
-def _shared_out(layer_loss: np.ndarray, alone: np.ndarray) -> np.ndarray:
-    """``layer_loss`` ``[budget]`` in proportion to ``alone`` ``[kv_head, budget]``; in equal parts where that is 0."""
-    total = alone.sum(0)  # [budget]
-    equal = np.full_like(alone, 1 / len(alone))
-    return layer_loss * np.divide(alone, total, out=equal, where=total > 0)
-
-
-def cut_alone(engine: Engine, layer: int, heads: Sequence[int], rule: Rule, budget: float) -> Policy:
-    """``heads`` of one ``layer`` keep ``budget``; everything else keeps all."""
-    shares = [1.0] * engine.n_kv_heads
-    for head in heads:
-        shares[head] = budget
-    layers = [LayerPolicy()] * engine.n_layers
-    half_life, recent = rule
-    layers[layer] = LayerPolicy(half_life, tuple(shares), recent, SINK)
-    return Policy(tuple(layers))
-
-
-assert {*PROFILE_HALF_LIVES, START[0]} <= set(HALF_LIVES)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from a2sf_core.policy import Policy
 
 Params = Mapping[str, float | int]
 """A point of a search space: value by name of the parameter."""
@@ -37,3 +40,8 @@ class TrialRecord:
     def is_baseline(self) -> bool:
         """True for a known method, False for what the search and its seeds propose."""
         return self.label != "search" and not self.label.startswith(SEED)
+
+
+def policy_from(record: TrialRecord) -> Policy:
+    """The policy that a trial measured."""
+    return Policy.from_dict(json.loads(record.policy_json))

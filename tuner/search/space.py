@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from a2sf_core.policy import LayerPolicy, Policy
-from tuner.measuring.batch import HALF_LIVES, SNAPKV_WINDOW
+from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW
 from tuner.search.allocation import fill
 from tuner.search.baselines import baseline_points
 from tuner.search.profile import SINK, Profile, Rule

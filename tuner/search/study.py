@@ -11,23 +11,19 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
-from tuner.search.hypervolume import WORST_LOSS, Point, stood_still
+from tuner.search.hypervolume import WORST_LOSS, stood_still
+from tuner.search.objectives import MEMORY, QUALITY, points_of, summary
 from tuner.search.racing import Race
 from tuner.search.records import Params, TrialRecord
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space
+from tuner.search.storage import Storage
 
-JOURNAL = "study.journal"
-QUALITY = "nll_increase"
-MEMORY = "cache_fraction"
 TOGETHER = 8
 """Trials asked for at once where prompts must be read anew: they share one reading."""
 LEAST_GAIN = 0.002
@@ -68,36 +64,10 @@ class Study:
     """
 
     def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int) -> None:
-        self.run_dir, self.seed = run_dir, seed
-        path = run_dir / JOURNAL
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            _drop_torn_line(path)
-            storage = JournalStorage(JournalFileBackend(str(path)))
-            self._kept = optuna.create_study(
-                storage=storage, study_name="a2sf", directions=["minimize", "minimize"], load_if_exists=True
-            )
-        except OSError as error:
-            raise A2SFError(
-                f"cannot write the study to {run_dir} ({error.strerror}); choose a writable folder with --out."
-            ) from None
-        except (KeyError, ValueError) as error:
-            raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from None
-        self._check_identity(identity)
+        self.seed = seed
+        self._kept = Storage(run_dir, identity)
         self._study = optuna.create_study(directions=["minimize", "minimize"])
-        self._study.add_trials(self._kept.get_trials(deepcopy=False))
-
-    def _check_identity(self, identity: Mapping[str, str]) -> None:
-        stored: dict[str, str] = self._kept.user_attrs.get("identity", {})
-        if not stored:
-            self._kept.set_user_attr("identity", dict(identity))
-            return
-        for name, value in identity.items():
-            if stored.get(name) != value:
-                raise A2SFError(
-                    f"{self.run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); "
-                    "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
-                )
+        self._study.add_trials(self._kept.trials())
 
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
         """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
@@ -152,30 +122,24 @@ class Study:
         result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
         if not seen.losses.finite():
             trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
-            self._kept.add_trial(self._study.tell(trial, state=TrialState.FAIL))
+            self._kept.add(self._study.tell(trial, state=TrialState.FAIL))
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
         nll = [round(value, 6) for value in seen.losses.nll.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
         trial.set_user_attr("result", result | {"metrics": metrics, "sample_nll": nll})
         if seen.n < len(full.nll):
-            self._kept.add_trial(self._study.tell(trial, state=TrialState.PRUNED))
+            self._kept.add(self._study.tell(trial, state=TrialState.PRUNED))
         else:
-            self._kept.add_trial(self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]]))
-
-    def count_report_look(self, policies: list[Policy]) -> int:
-        """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
-        looks: list[str] = self._kept.user_attrs.get("report_looks", [])
-        look = json.dumps([policy.to_dict() for policy in policies])
-        if look not in looks:
-            looks = [*looks, look]
-            self._kept.set_user_attr("report_looks", looks)
-        return len(looks)
+            self._kept.add(self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]]))
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
-        best = {trial.number for trial in self._kept.best_trials}
-        return [_record(trial, trial.number in best) for trial in self._kept.get_trials(deepcopy=False)]
+        return self._kept.records()
+
+    def count_report_look(self, policies: Sequence[Policy]) -> int:
+        """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
+        return self._kept.count_report_look(policies)
 
 
 def suggest(trial: Trial, space: Space) -> Params:
@@ -186,80 +150,3 @@ def suggest(trial: Trial, space: Space) -> Params:
         else trial.suggest_float(name, r.low, r.high, log=r.log)
         for name, r in space.ranges.items()
     }
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off a last line that a kill or a power cut left unfinished; what it would have said never happened."""
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
-        with journal.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def summary(losses: Losses, full: Losses) -> dict[str, float]:
-    """Means over the samples, quality relative to the full cache: nats for ``nll_increase``, points for accuracy."""
-    return {
-        QUALITY: float((losses.nll - full.nll).mean()),
-        MEMORY: float(losses.cache_fraction.mean()),
-        "nll": float(losses.nll.mean()),
-        "kl": float(losses.kl.mean()),
-        "token_accuracy": float(losses.accuracy.mean()),
-        "accuracy_drop_points": 100 * float((full.accuracy - losses.accuracy).mean()),
-        "changed_tokens": float(losses.changed.mean()),
-    }
-
-
-def points_of(records: Sequence[TrialRecord]) -> list[Point]:
-    """(cache fraction, increase of the NLL) of the complete trials, in their order."""
-    return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]
-
-
-def policy_from(record: TrialRecord) -> Policy:
-    """The policy that a trial measured."""
-    return Policy.from_dict(json.loads(record.policy_json))
-
-
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
-
-def _record(trial: Any, pareto: bool) -> TrialRecord:
-    result = trial.user_attrs["result"]
-    return TrialRecord(
-        number=trial.number,
-        state=_STATES[trial.state],
-        label=trial.user_attrs.get("label", "search"),
-        params=trial.params,
-        metrics=result.get("metrics", {}),
-        policy_json=result["policy"],
-        pareto=pareto,
-        error=result.get("error", ""),
-        started_ms=int(trial.datetime_start.timestamp() * 1000),
-        ended_ms=int(trial.datetime_complete.timestamp() * 1000),
-    )
-
-
-def read_front(run_dir: Path) -> list[TrialRecord]:
-    """The best trials of a study, smallest cache first, without changing anything in its folder.
-
-    Raises:
-        A2SFError: if there is no study in ``run_dir``, or none of its trials was finished.
-    """
-    study = _open_for_reading(run_dir)
-    records = [_record(trial, True) for trial in study.best_trials]
-    if not records:
-        raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
-    return sorted(records, key=lambda record: record.metrics[MEMORY])
-
-
-def read_identity(run_dir: Path) -> dict[str, str]:
-    """What the study in ``run_dir`` was made with: model, task, data and so on. Raises as `read_front` does."""
-    return dict(_open_for_reading(run_dir).user_attrs.get("identity", {}))
-
-
-def _open_for_reading(run_dir: Path) -> optuna.Study:
-    path = run_dir / JOURNAL
-    if not path.is_file():
-        raise A2SFError(f"{run_dir} holds no study ({JOURNAL} is missing); give the folder of an earlier run.")
-    try:
-        return optuna.load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name="a2sf")
-    except (OSError, KeyError, ValueError) as error:
-        raise A2SFError(f"{path} is not a readable Optuna journal ({error}).") from None

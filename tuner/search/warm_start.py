@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.search.hypervolume import front, hypervolume
+from tuner.search.objectives import MEMORY, points_of
 from tuner.search.profile import PROFILE_FILE, Profile
 from tuner.search.records import SEED, Params, TrialRecord
-from tuner.search.study import MEMORY, points_of, read_front, read_identity
+from tuner.search.storage import read_front, read_identity
 
 N_SEEDS = 8
 LABEL = f"{SEED} from"

@@ -9,7 +9,9 @@ import numpy as np
 
 from a2sf_core import LayerPolicy, Policy
 from tests.tuner.models import samples, tiny
-from tuner.alpha.regressor import BUDGET_SCALES, AlphaModel, LossTable, _fit_surface, fit, judge, loss_table, uses_alpha
+from tuner.alpha.model import AlphaModel
+from tuner.alpha.regressor import _fit_surface, fit, judge, uses_alpha
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
 from tuner.measuring.engine import HALF_LIVES, Engine
 
 

@@ -7,7 +7,8 @@ import pytest
 from a2sf_core import A2SFError
 from studies.samples import Sample, bundled_samples
 from studies.tokenizer import build
-from tuner.inputs.encoding import MIN_CONTEXT, Parts, encode, split
+from tuner.inputs.encoding import MIN_CONTEXT, encode
+from tuner.inputs.splits import Parts, split
 from tuner.inputs.tasks import Task, load_task
 
 

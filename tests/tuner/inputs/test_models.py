@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from a2sf_core import A2SFError
 from studies.tokenizer import build
-from tuner.inputs import models
+from tuner.inputs import model_folder
 from tuner.inputs.hub import hub_blocked
 from tuner.inputs.models import load_model, max_tokens
 
@@ -97,7 +97,7 @@ def test_the_limit_is_the_tokenizers_where_the_model_has_none(saved: Path, monke
 
 
 def test_the_reference_model_by_name(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(models, "files", lambda package: tmp_path)
+    monkeypatch.setattr(model_folder, "files", lambda package: tmp_path)
     assert "The reference model is not in" in said("reference")
     assert "python -m studies.train --out" in said("reference")
     shutil.copytree(saved, tmp_path / "reference_model")
@@ -135,7 +135,7 @@ def test_a_model_too_large_for_its_device(saved: Path, monkeypatch: pytest.Monke
 
 
 def test_mistyped_paths(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "hub_blocked", lambda: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(model_folder, "hub_blocked", lambda: pytest.fail("asked the Hub"))
     assert f"There is no model folder '{tiny.parent}/tinny'; did you mean '{tiny}'?" in said(tiny.parent / "tinny")
     assert "There is no model folder './nowhere'; expected a folder, a Hub name" in said("./nowhere")
     assert "There is no model folder '/nowhere/at/all'" in said("/nowhere/at/all")
@@ -179,7 +179,7 @@ def test_what_the_hub_says(monkeypatch: pytest.MonkeyPatch, error: str | None, e
         kind = getattr(errors, error)
         raise kind.__new__(kind)
 
-    monkeypatch.setattr(models, "hub_blocked", lambda: None)
+    monkeypatch.setattr(model_folder, "hub_blocked", lambda: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     assert expected in said("owner/model")
 

@@ -10,13 +10,14 @@ import pytest
 
 from a2sf_core import Policy
 from tests.tuner.models import samples, tiny
-from tuner.judging.contest import BUDGET_STEPS, Contest, choose
+from tuner.judging.choice import choose
+from tuner.judging.contest import BUDGET_STEPS, Contest
 from tuner.judging.grading import Scorer
 from tuner.judging.intervals import level_for_many, samples_for
 from tuner.judging.proof import lowest_that_holds
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
-from tuner.search.profile import measure_profile
+from tuner.search.profiling import measure_profile
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
 from tuner.search.warm_start import read_warm_start, what_transferred

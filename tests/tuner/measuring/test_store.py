@@ -10,9 +10,10 @@ import torch
 
 from a2sf_core import A2SFError, Policy
 from tests.tuner.models import samples, tiny
+from tuner.choices import parse_bytes
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
-from tuner.measuring.memory import Room, default_memory, enough_memory, parse_bytes
+from tuner.measuring.memory import Room, default_memory, enough_memory
 from tuner.measuring.store import Block, Store, nbytes
 
 POLICIES = [Policy.h2o(3, 0.4), Policy.tova(3, 0.2), Policy.uniform(3, half_life=8.0, budget=(0.3, 0.6))]

@@ -13,17 +13,8 @@ from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
 from tuner.search.hypervolume import front, hypervolume, stood_still
-from tuner.search.profile import (
-    BUDGETS,
-    MOST_REFINED,
-    NEGLIGIBLE,
-    PROFILE_HALF_LIVES,
-    RECENTS,
-    START,
-    Profile,
-    cut_alone,
-    measure_profile,
-)
+from tuner.search.profile import BUDGETS, NEGLIGIBLE, Profile
+from tuner.search.profiling import MOST_REFINED, PROFILE_HALF_LIVES, RECENTS, START, cut_alone, measure_profile
 from tuner.search.racing import Race
 from tuner.search.space import Space
 

@@ -18,8 +18,11 @@ from a2sf_core import A2SFError, Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.hypervolume import WORST_LOSS
+from tuner.search.objectives import MEMORY, QUALITY
+from tuner.search.records import policy_from
 from tuner.search.space import Space
-from tuner.search.study import MEMORY, QUALITY, Plan, Study, policy_from, read_front, read_identity
+from tuner.search.storage import read_front, read_identity
+from tuner.search.study import Plan, Study
 
 IDENTITY = {"model": "m", "data": "d"}
 SPACE = Space("bump", False, 3)

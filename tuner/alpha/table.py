@@ -1,0 +1,65 @@
+"""What every half-life of the bank costs on every input: the data of the alpha regressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from a2sf_core.layer_policy import Budget
+from a2sf_core.policy import Policy
+from tuner.measuring.bank import HALF_LIVES
+from tuner.measuring.engine import Engine, Progress
+
+BUDGET_SCALES = (1.0, 0.5, 0.25)
+"""Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Loss of every half-life on every input: ``loss`` [input, half_life], ``tokens`` and ``fraction`` [input]."""
+
+    tokens: np.ndarray
+    fraction: np.ndarray
+    loss: np.ndarray
+
+    def take(self, rows: np.ndarray) -> LossTable:
+        """The rows at these places alone, in that order."""
+        return LossTable(self.tokens[rows], self.fraction[rows], self.loss[rows])
+
+
+def loss_table(
+    engine: Engine,
+    policy: Policy,
+    progress: Progress = lambda _done, _total: None,
+    scales: Sequence[float] = BUDGET_SCALES,
+) -> LossTable:
+    """NLL of ``policy`` with each half-life in all layers, at ``scales`` of its budgets; rows by scale, then input."""
+    tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
+    fractions, losses = [], []
+    for row, scale in enumerate(scales):
+        columns = []
+        for place, half_life in enumerate(HALF_LIVES):
+            found = engine.evaluate(_with_half_life(policy, half_life, scale))
+            columns.append(found.nll)
+            progress(row * len(HALF_LIVES) + place + 1, len(scales) * len(HALF_LIVES))
+        fractions.append(found.cache_fraction)
+        losses.append(np.stack(columns, 1))
+    return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))
+
+
+def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
+    layers = []
+    for layer in policy.layers:
+        layers.append(replace(layer, half_life=half_life, budget=_scaled(layer.budget, scale)))
+    return Policy(tuple(layers))
+
+
+def _scaled(budget: Budget, scale: float) -> Budget:
+    """A share times ``scale``; tokens stay as they are."""
+    if isinstance(budget, tuple):
+        return tuple(max(0.001, share * scale) if isinstance(share, float) else share for share in budget)
+    if budget is None:
+        return scale
+    return max(0.001, budget * scale) if isinstance(budget, float) else budget

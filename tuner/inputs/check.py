@@ -1,0 +1,56 @@
+"""What the user named, read and found fit, before anything heavy is imported or anything is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from a2sf_core.errors import A2SFError
+from studies.samples import Sample, bundled_samples
+from tuner.choices import FAMILIES, SAMPLERS, check_choice, parse_bytes
+from tuner.inputs.data import load_samples
+from tuner.inputs.model_folder import local_folder
+from tuner.inputs.tasks import Task, load_task
+from tuner.settings import Settings
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the settings name, read: the task and its samples."""
+
+    task: Task
+    samples: list[Sample]
+
+
+def check(settings: Settings) -> Inputs:
+    """Read task and data. Of the model only what is on this machine is looked at; loading it may download it.
+
+    Raises:
+        A2SFError: one sentence for whatever is wrong.
+    """
+    if settings.trials < 1:
+        raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
+    if not 0 <= settings.max_degradation < math.inf:
+        raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
+    if settings.seed < 0:
+        raise A2SFError(f"--seed is {settings.seed}; expected 0 or more.")
+    if settings.patience is not None and settings.patience < 1:
+        raise A2SFError(f"--patience is {settings.patience}; expected 1 or more trials, 30 is a good start.")
+    if settings.precision is not None and not 0 < settings.precision < math.inf:
+        raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
+    check_choice("--family", settings.family, FAMILIES)
+    check_choice("--sampler", settings.sampler, SAMPLERS)
+    if settings.memory is not None:
+        parse_bytes(settings.memory)
+    for folder in settings.warm_start:
+        if not folder.is_dir():
+            raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")
+    task = load_task(settings.task)
+    if settings.data is not None:
+        samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
+    elif task.samples is not None:
+        samples = bundled_samples(task.samples, task.samples.total)
+    else:
+        raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
+    local_folder(settings.model)
+    return Inputs(task, samples)

@@ -1,0 +1,61 @@
+"""The files of a run beside its policy: report.json and the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from a2sf_core.files import write_whole
+from tuner.alpha.table import BUDGET_SCALES, LossTable
+from tuner.measuring.bank import HALF_LIVES
+from tuner.reporting.half_life import half_life_png
+from tuner.reporting.pareto import pareto_html, pareto_png
+from tuner.reporting.profile_map import profile_png
+from tuner.search.profile import PROFILE_FILE
+from tuner.search.records import TrialRecord
+from tuner.search.space import Space
+
+if TYPE_CHECKING:
+    from tuner.judging.proof import Outcome
+
+
+def write(
+    folder: Path, records: Sequence[TrialRecord], outcome: Outcome, found: dict[str, Any], space: Space
+) -> list[Path]:
+    """Write report.json and the pictures into ``folder`` and return their paths."""
+    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")]
+    finalists = [
+        {"label": c.label, "cache_fraction": c.cache_fraction, "difference_points": c.difference.to_list()}
+        for c in outcome.finalists
+    ]
+    whole = {**found, "finalists_on_select": finalists, "alpha_model": outcome.alpha_model.to_dict()}
+    write_whole(paths[0], json.dumps(whole, indent=2) + "\n")
+    chosen = outcome.exported
+    for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
+        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", found["goal_points"])
+    half_life_png(
+        paths[3], half_life_curves(outcome.losses), f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget"
+    )
+    if space.profile is None:
+        return paths[:-1]
+    profile_png(paths[4], space.profile, chosen.policy)
+    return [*paths, folder / PROFILE_FILE]
+
+
+def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean loss against half-life for three groups of prompt lengths, at the tightest budget."""
+    rows = len(table.tokens) // len(BUDGET_SCALES)
+    tokens, loss = table.tokens[-rows:], table.loss[-rows:]
+    edges = np.quantile(tokens, [0, 1 / 3, 2 / 3, 1])
+    curves = {}
+    for low, high in pairwise(edges):
+        inside = (tokens >= low) & (tokens <= high)
+        if not inside.any():
+            continue
+        curves[f"{low:.0f} to {high:.0f} tokens"] = (list(HALF_LIVES), loss[inside].mean(0).tolist())
+    return curves

@@ -1,0 +1,135 @@
+"""Where trials are kept: one journal file per study, one write per finished trial, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tuner.search.objectives import MEMORY
+from tuner.search.records import TrialRecord
+
+JOURNAL = "study.journal"
+_NAME = "a2sf"
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class Storage:
+    """The journal of one study, opened or created: what it was made with, its finished trials, its looks at the report.
+
+    Args:
+        run_dir: the study's folder.
+        identity: what must be the same for a resume to make sense (model, task, data, space): name to value.
+
+    Raises:
+        A2SFError: if the folder holds a study with another identity, or cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, identity: Mapping[str, str]) -> None:
+        path = run_dir / JOURNAL
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(path)
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            self._study = optuna.create_study(
+                storage=storage, study_name=_NAME, directions=["minimize", "minimize"], load_if_exists=True
+            )
+        except OSError as error:
+            raise A2SFError(
+                f"cannot write the study to {run_dir} ({error.strerror}); choose a writable folder with --out."
+            ) from None
+        except (KeyError, ValueError) as error:
+            raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from error
+        self._check_identity(run_dir, identity)
+
+    def _check_identity(self, run_dir: Path, identity: Mapping[str, str]) -> None:
+        stored: dict[str, str] = self._study.user_attrs.get("identity", {})
+        if not stored:
+            self._study.set_user_attr("identity", dict(identity))
+            return
+        for name, value in identity.items():
+            if stored.get(name) != value:
+                raise A2SFError(
+                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); "
+                    "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
+                )
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Keep a finished trial: one write."""
+        self._study.add_trial(trial)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every finished trial as Optuna knows it."""
+        return self._study.get_trials(deepcopy=False)
+
+    def records(self) -> list[TrialRecord]:
+        """Every finished trial; one that was interrupted is not among them."""
+        best = {trial.number for trial in self._study.best_trials}
+        return [_record(trial, trial.number in best) for trial in self.trials()]
+
+    def count_report_look(self, policies: Sequence[Policy]) -> int:
+        """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
+        looks: list[str] = self._study.user_attrs.get("report_looks", [])
+        look = json.dumps([policy.to_dict() for policy in policies])
+        if look not in looks:
+            looks = [*looks, look]
+            self._study.set_user_attr("report_looks", looks)
+        return len(looks)
+
+
+def read_front(run_dir: Path) -> list[TrialRecord]:
+    """The best trials of a study, smallest cache first, without changing anything in its folder.
+
+    Raises:
+        A2SFError: if there is no study in `run_dir`, or none of its trials was finished.
+    """
+    study = _open_for_reading(run_dir)
+    records = [_record(trial, True) for trial in study.best_trials]
+    if not records:
+        raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
+    return sorted(records, key=lambda record: record.metrics[MEMORY])
+
+
+def read_identity(run_dir: Path) -> dict[str, str]:
+    """What the study in `run_dir` was made with: model, task, data and so on. Raises as `read_front` does."""
+    return dict(_open_for_reading(run_dir).user_attrs.get("identity", {}))
+
+
+def _open_for_reading(run_dir: Path) -> optuna.Study:
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        raise A2SFError(f"{run_dir} holds no study ({JOURNAL} is missing); give the folder of an earlier run.")
+    try:
+        return optuna.load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name=_NAME)
+    except (OSError, KeyError, ValueError) as error:
+        raise A2SFError(f"{path} is not a readable Optuna journal ({error}).") from error
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off a last line that a kill or a power cut left unfinished; what it would have said never happened."""
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _record(trial: FrozenTrial, pareto: bool) -> TrialRecord:
+    result = trial.user_attrs["result"]
+    return TrialRecord(
+        number=trial.number,
+        state=_STATES[trial.state],
+        label=trial.user_attrs.get("label", "search"),
+        params=trial.params,
+        metrics=result.get("metrics", {}),
+        policy_json=result["policy"],
+        pareto=pareto,
+        error=result.get("error", ""),
+        started_ms=int(trial.datetime_start.timestamp() * 1000),
+        ended_ms=int(trial.datetime_complete.timestamp() * 1000),
+    )

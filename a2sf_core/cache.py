@@ -17,8 +17,8 @@ from a2sf_core.policy import Policy
 def policy_layers(policy: Policy) -> list[PruningLayer]:
     """Empty layers that follow `policy`."""
     return [
-        (RaggedLayer if rule.is_ragged else A2SFLayer)(rule, policy.chunk, policy.decode_every)
-        for rule in policy.layers
+        (RaggedLayer if layer.is_ragged else A2SFLayer)(layer, policy.chunk, policy.decode_every)
+        for layer in policy.layers
     ]
 
 

@@ -14,10 +14,11 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
 from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
+from a2sf_core.schema import upgraded
 from a2sf_core.shape import FINGERPRINT, SHAPE, fingerprint
 
 FILE_NAME = "a2sf_config.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _REQUIRED = ("schema_version", "library_version", "model", "task", "policy")
 _OPTIONAL = ("alpha_model", "guard", "evidence")
@@ -91,7 +92,7 @@ class A2SFConfig:
                 "upgrade a2sf-tune."
             )
         check_keys(data, (*_REQUIRED, *_OPTIONAL), _REQUIRED, where)
-        if written != SCHEMA_VERSION:
+        if written not in (1, SCHEMA_VERSION) or not is_int(written):
             raise A2SFError(
                 f"{where}: schema_version must be {SCHEMA_VERSION}, not {written!r}; export the file again."
             )
@@ -105,7 +106,7 @@ class A2SFConfig:
             return cls(
                 dict(check_keys(data["model"], FINGERPRINT, SHAPE, "model")),
                 data["task"],
-                Policy.from_dict(data["policy"]),
+                Policy.from_dict(upgraded(data["policy"]) if written == 1 else data["policy"]),
                 data.get("alpha_model"),
                 data.get("guard"),
                 data.get("evidence") or {},

@@ -1,14 +1,17 @@
-"""What one layer keeps: how fast attention is forgotten, and how many tokens stay."""
+"""What one layer keeps: which rule ranks its tokens, and how many stay."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import ceil, floor, inf, isnan
+from dataclasses import dataclass, field, fields
+from math import ceil, floor
 from typing import Any
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.fields import check_keys, is_int, is_number
-from a2sf_core.half_life import alpha_of, half_life_of
+from a2sf_core.fields import check_keys, is_int
+from a2sf_core.rules.attention import Decay
+from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.catalogue import read_rule
+from a2sf_core.rules.position import Position
 
 Budget = float | int | None | tuple[float | int, ...]
 
@@ -21,30 +24,26 @@ class LayerPolicy:
     """What one layer keeps, per KV head (arXiv 2407.20485).
 
     Attributes:
-        half_life: tokens after which a query's attention counts half. 0 counts the last query only (alpha 0,
-            with 0^0 = 1), infinity counts all queries alike (alpha 1).
+        rule: what ranks the tokens that compete for the budget.
         budget: tokens to keep. None keeps everything; a float in (0, 1] is a fraction of the valid
             (non-padding) tokens seen when evicting; an int of at least 1 is tokens; a tuple has one per
             KV head.
         recent: how many of the budget are the most recent tokens: an int in tokens, or a float in [0, 1] as a
             fraction of the budget (of each head's own, if they differ).
         sink: how many of the budget are the first valid tokens. Served before `recent`.
-        window: if given, only the last `window` queries of the prompt count for the score.
 
     Raises:
         A2SFError: a sentence naming the field, what was expected and what it got.
     """
 
-    half_life: float = inf
+    rule: ScoreRule = field(default_factory=Decay)
     budget: Budget = None
     recent: int | float = 0
     sink: int = 0
-    window: int | None = None
 
     def __post_init__(self) -> None:
-        if not is_number(self.half_life) or isnan(self.half_life) or self.half_life < 0:
-            raise A2SFError(f"half_life must be a number of tokens, 0 to infinity, not {self.half_life!r}.")
-        object.__setattr__(self, "half_life", float(self.half_life))
+        if not isinstance(self.rule, ScoreRule):
+            raise A2SFError(f"rule must be a score rule such as Decay(16), not {self.rule!r}.")
         if isinstance(self.budget, list):
             object.__setattr__(self, "budget", tuple(self.budget))
         if isinstance(self.budget, tuple) and not self.budget:
@@ -61,18 +60,11 @@ class LayerPolicy:
             )
         if not is_int(self.sink) or self.sink < 0:
             raise A2SFError(f"sink must be an integer of at least 0 tokens, not {self.sink!r}.")
-        if self.window is not None and not (is_int(self.window) and self.window >= 1):
-            raise A2SFError(f"window must be an integer of at least 1 query or None, not {self.window!r}.")
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """The fields, in the order in which they are written."""
-        return tuple(field.name for field in fields(cls))
-
-    @property
-    def alpha(self) -> float:
-        """Forgetting factor per token, 2^(-1 / half_life)."""
-        return alpha_of(self.half_life)
+        return tuple(each.name for each in fields(cls))
 
     @property
     def is_ragged(self) -> bool:
@@ -80,10 +72,10 @@ class LayerPolicy:
         return isinstance(self.budget, tuple) and len(self.heads_by_budget()) > 1
 
     @property
-    def uses_scores(self) -> bool:
-        """False if the kept tokens follow from their positions alone."""
+    def ranked_by(self) -> ScoreRule:
+        """The rule, or one that asks for nothing where nothing is to be ranked: all tokens stay, or the last ones."""
         only_recent = isinstance(self.recent, float) and self.recent == 1.0
-        return self.budget is not None and not only_recent
+        return Position() if self.budget is None or only_recent else self.rule
 
     def budget_tokens(self, n: int) -> int:
         """Tokens kept of `n` valid ones: max(1, ceil(fraction * n)), never over n.
@@ -115,40 +107,24 @@ class LayerPolicy:
         return min(self.recent, budget)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; half_life infinity is the string "inf", and alpha is shown beside it."""
+        """JSON-ready."""
         budget = list(self.budget) if isinstance(self.budget, tuple) else self.budget
-        return {
-            "half_life": "inf" if self.half_life == inf else self.half_life,
-            "alpha": self.alpha,
-            "budget": budget,
-            "recent": self.recent,
-            "sink": self.sink,
-            "window": self.window,
-        }
+        return {"rule": self.rule.to_dict(), "budget": budget, "recent": self.recent, "sink": self.sink}
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "layer policy") -> LayerPolicy:
-        """Read what `to_dict` wrote. Either of half_life and alpha suffices; both must agree within 1e-6.
+        """Read what `to_dict` wrote.
 
         Raises:
-            A2SFError: for an unknown field (with the nearest known one), a bad value, or a contradiction.
+            A2SFError: for an unknown field or rule (with the nearest known one), a bad value, or a contradiction.
         """
-        given = dict(check_keys(data, (*cls.field_names(), "alpha"), (), where))
-        alpha = given.pop("alpha", None)
-        if given.get("half_life") == "inf":
-            given["half_life"] = inf
+        given = dict(check_keys(data, cls.field_names(), (), where))
         try:
-            if alpha is not None and "half_life" not in given:
-                given["half_life"] = half_life_of(alpha)
-            layer = cls(**given)
+            if "rule" in given:
+                given["rule"] = read_rule(given["rule"], "rule")
+            return cls(**given)
         except A2SFError as error:
             raise A2SFError(f"{where}: {error}") from None
-        if alpha is not None and not (is_number(alpha) and abs(alpha - layer.alpha) <= 1e-6):
-            raise A2SFError(
-                f"{where}: alpha {alpha!r} and half_life {layer.half_life:g} disagree (that half-life is "
-                f"alpha {layer.alpha:.6f}); keep only one of the two."
-            )
-        return layer
 
 
 def _check_budget(budget: Any, inside_tuple: bool) -> None:

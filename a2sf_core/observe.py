@@ -1,4 +1,4 @@
-"""Reading a prompt once, for a tuner: keys, values, and the scores for every half-life in the same pass."""
+"""Reading a prompt once, for a tuner: keys, values, and what many rules rank the tokens by, in the same pass."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.switch import cache_argument, check_model, switched
 
 
@@ -22,7 +23,7 @@ class PromptLayer:
 
     Attributes:
         keys, values: `[batch, kv_head, n, dim]`, in the model's dtype; slot i is logical position i.
-        scores: float32 `[half_life + window, batch, kv_head, n]`: one per half-life, then one per window.
+        scores: float32 `[rule, batch, kv_head, n]`: what each rule ranks the tokens by.
     """
 
     keys: Tensor
@@ -50,8 +51,7 @@ def read_prompt(
     model: Any,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
-    half_lives: Sequence[float] = (),
-    windows: Sequence[int] = (),
+    rules: Sequence[ScoreRule] = (),
     chunk: int | None = None,
 ) -> Prompt:
     """Read a prompt once; the scores are the ones that the serving path computes.
@@ -60,8 +60,7 @@ def read_prompt(
         model: a decoder-only transformers model, not attached.
         input_ids: int64 `[batch, n]`, left-padded if padded at all.
         attention_mask: `[batch, n]`, 0 for padding.
-        half_lives: tokens; one score each.
-        windows: queries; one SnapKV score each, the plain sum over so many last queries.
+        rules: score rules; all that they need is gathered in the one pass.
         chunk: tokens per forward, to bound the activations; None reads all at once.
 
     Raises:
@@ -74,8 +73,8 @@ def read_prompt(
     valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     # Positions count valid tokens, as generate has it; OPT would do so itself, most models would not.
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, n]
-    rules = range(model.config.get_text_config().num_hidden_layers)
-    layers = [A2SFLayer(LayerPolicy(), half_lives=half_lives, windows=windows) for _ in rules]
+    n_layers: int = model.config.get_text_config().num_hidden_layers
+    layers = [A2SFLayer(LayerPolicy(), observes=rules) for _ in range(n_layers)]
     cache = A2SFCache(layers=layers)
     size = n if chunk is None else chunk
     with switched(model):
@@ -89,11 +88,10 @@ def read_prompt(
                 logits_to_keep=1,
                 **{cache_argument(model): cache},
             )
-    return Prompt([_observed(layer) for layer in layers], output.logits[:, -1], valid)
+    return Prompt([_observed(layer, rules) for layer in layers], output.logits[:, -1], valid)
 
 
-def _observed(layer: A2SFLayer) -> PromptLayer:
-    scores = layer.scores
-    if layer.recent_queries.windows:
-        scores = torch.cat([scores, layer.recent_queries.scores(layer.keys, layer.positions, layer.seen)])
-    return PromptLayer(layer.keys, layer.values, scores)
+def _observed(layer: A2SFLayer, rules: Sequence[ScoreRule]) -> PromptLayer:
+    ranks = [rule.rank(layer) for rule in rules]
+    nothing = layer.scores.new_zeros(0, *layer.positions.shape)  # [0, batch, kv_head, n]
+    return PromptLayer(layer.keys, layer.values, torch.stack(ranks) if ranks else nothing)

@@ -14,13 +14,15 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
 from a2sf_core.half_life import half_life_of
 from a2sf_core.layer_policy import Budget, LayerPolicy
+from a2sf_core.rules.attention import Decay, Window
+from a2sf_core.rules.position import Position
 
 _FIELDS = ("layers", "evict", "decode_every")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """One rule per layer, and when tokens are dropped.
+    """What every layer keeps, and when tokens are dropped.
 
     Attributes:
         layers: one `LayerPolicy` per decoder layer.
@@ -46,10 +48,10 @@ class Policy:
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, LayerPolicy):
                 raise A2SFError(f"layers[{index}] must be a LayerPolicy, not {type(layer).__name__}.")
-            if layer.window is not None and self.evict != "prefill":
+            if layer.rule.holds and self.evict != "prefill":
                 raise A2SFError(
-                    f"layers[{index}].window needs evict 'prefill' (got {self.evict!r}): a window is counted "
-                    "from the end of the prompt; remove window or set evict to 'prefill'."
+                    f"layers[{index}].rule: {layer.rule.name} needs evict 'prefill' (got {self.evict!r}): a window is "
+                    "counted from the end of the prompt; use another rule or set evict to 'prefill'."
                 )
         _chunk_of(self.evict)
         if self.evict == "step":
@@ -116,27 +118,27 @@ class Policy:
     @classmethod
     def a2sf(cls, n_layers: int, budget: Budget, alpha: float, **timing: Any) -> Policy:
         """The paper's rule (arXiv 2407.20485): one forgetting factor `alpha`, no recent window."""
-        return cls.uniform(n_layers, half_life=half_life_of(alpha), budget=budget, **timing)
+        return cls.uniform(n_layers, rule=Decay(half_life_of(alpha)), budget=budget, **timing)
 
     @classmethod
     def h2o(cls, n_layers: int, budget: Budget, **timing: Any) -> Policy:
         """H2O (arXiv 2306.14048): plain accumulated scores, half of the budget for recent tokens."""
-        return cls.uniform(n_layers, half_life=inf, budget=budget, recent=0.5, **timing)
+        return cls.uniform(n_layers, rule=Decay(inf), budget=budget, recent=0.5, **timing)
 
     @classmethod
     def tova(cls, n_layers: int, budget: Budget, **timing: Any) -> Policy:
         """TOVA (arXiv 2401.06104): the attention of the last query only."""
-        return cls.uniform(n_layers, half_life=0.0, budget=budget, **timing)
+        return cls.uniform(n_layers, rule=Decay(0.0), budget=budget, **timing)
 
     @classmethod
     def snapkv(cls, n_layers: int, budget: Budget, window: int = 16) -> Policy:
         """SnapKV (arXiv 2404.14469) without pooling: the last `window` queries vote and are kept."""
-        return cls.uniform(n_layers, half_life=inf, budget=budget, recent=window, window=window)
+        return cls.uniform(n_layers, rule=Window(window), budget=budget, recent=window)
 
     @classmethod
     def streaming_llm(cls, n_layers: int, budget: Budget, sink: int = 4, **timing: Any) -> Policy:
         """StreamingLLM (arXiv 2309.17453): the first `sink` tokens and the most recent ones; no scores."""
-        return cls.uniform(n_layers, budget=budget, recent=1.0, sink=sink, **timing)
+        return cls.uniform(n_layers, rule=Position(), budget=budget, recent=1.0, sink=sink, **timing)
 
 
 def _chunk_of(evict: Any) -> int | None:

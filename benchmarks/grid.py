@@ -18,6 +18,7 @@ import numpy as np
 from rich.table import Table
 
 from a2sf_core import LayerPolicy, Policy
+from a2sf_core.rules.attention import Decay
 from benchmarks.lab import Lab, console, profiled, report, run_study
 from tuner.search.objectives import points_of
 from tuner.search.records import Params
@@ -32,7 +33,7 @@ LOSSES = (0.005, 0.01, 0.02, 0.05, 0.1)
 
 def grid_policy(budgets: tuple[float, ...], half_life: float) -> Policy:
     """One point of the grid."""
-    return Policy(tuple(LayerPolicy(half_life, budget, RECENT, SINK) for budget in budgets))
+    return Policy(tuple(LayerPolicy(Decay(half_life), budget, RECENT, SINK) for budget in budgets))
 
 
 @dataclass(frozen=True)

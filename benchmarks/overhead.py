@@ -28,6 +28,8 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 from rich.table import Table
 
+from a2sf_core import Policy
+from a2sf_core.rules.attention import Decay
 from tuner.choices import SAMPLERS
 from tuner.search.records import TrialRecord
 from tuner.search.samplers import make_sampler
@@ -36,7 +38,7 @@ from tuner.tracking.tracker import Tracker
 PARAMS = [f"parameter_{i}" for i in range(10)]
 REPEATS = 3
 METRICS = [f"metric_{i}" for i in range(8)]
-POLICY = json.dumps({"layers": [{"half_life": 64.0, "budget": 0.25, "recent": 0.1, "sink": 4}] * 4})
+POLICY = json.dumps(Policy.uniform(4, rule=Decay(64), budget=0.25, recent=0.1, sink=4).to_dict())
 ENQUEUED = 20
 
 

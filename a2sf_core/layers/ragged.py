@@ -29,11 +29,11 @@ class RaggedLayer(PruningLayer):
         keys, values: always None, as no one tensor holds all heads; ask the `parts`.
     """
 
-    def __init__(self, rule: LayerPolicy, chunk: int | None = None, decode_every: int | None = None) -> None:
-        """An empty layer for a rule whose budget has one entry per KV head."""
+    def __init__(self, policy: LayerPolicy, chunk: int | None = None, decode_every: int | None = None) -> None:
+        """An empty layer for a policy whose budget has one entry per KV head."""
         super().__init__()
-        self._members = rule.heads_by_budget()
-        self.parts = [A2SFLayer(replace(rule, budget=budget), chunk, decode_every) for budget, _ in self._members]
+        self._members = policy.heads_by_budget()
+        self.parts = [A2SFLayer(replace(policy, budget=budget), chunk, decode_every) for budget, _ in self._members]
         self._heads: list[Heads] = []  # known once the device is
 
     def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:

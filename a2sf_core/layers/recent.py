@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf
 
 import torch
@@ -19,24 +18,23 @@ class RecentQueries:
     and a prompt may come in several forwards.
     """
 
-    def __init__(self, windows: Sequence[int]) -> None:
-        """For `windows` in queries; the longest says how many are held."""
-        self.windows = tuple(windows)
+    def __init__(self, most: int) -> None:
+        """Hold the last `most` queries; none for 0."""
+        self.most = most
         self._held: tuple[Tensor, Tensor] | None = None
         self._scale = 1.0
         self._sliding_window: int | None = None
 
     def add(self, query: Tensor, valid: Tensor | None, scale: float, sliding_window: int | None) -> None:
         """Take in queries `[batch, head, query, dim]`, valid bool `[batch, query]` or None."""
-        if not self.windows:
+        if not self.most:
             return
         if valid is None:
             valid = torch.ones(query.shape[0], query.shape[2], dtype=torch.bool, device=query.device)
         if self._held is not None:
             query = torch.cat([self._held[0], query], dim=2)
             valid = torch.cat([self._held[1], valid], dim=1)
-        longest = max(self.windows)
-        self._held = query[:, :, -longest:].clone(), valid[:, -longest:]
+        self._held = query[:, :, -self.most :].clone(), valid[:, -self.most :]
         self._scale, self._sliding_window = scale, sliding_window
 
     @property
@@ -44,10 +42,11 @@ class RecentQueries:
         """The last queries `[batch, head, query, dim]` and bool `[batch, query]`, False for padding."""
         return self._held
 
-    def scores(self, keys: Tensor, positions: Tensor, seen: int) -> Tensor:
-        """One score per window: float32 `[window, batch, kv_head, slot]`.
+    def scores(self, window: int, keys: Tensor, positions: Tensor, seen: int) -> Tensor:
+        """Plain attention of the last `window` queries: float32 `[batch, kv_head, slot]`.
 
         Args:
+            window: queries, at most as many as are held.
             keys: `[batch, kv_head, slot, dim]`.
             positions: int64 `[batch, kv_head, slot]`, -1 for unused slots.
             seen: tokens seen so far; the last query held stands at `seen - 1`.
@@ -55,7 +54,7 @@ class RecentQueries:
         assert self._held is not None, "no query has passed yet"
         query, valid = self._held
         span = Span(seen - query.shape[2], positions, valid, self._sliding_window)
-        return torch.cat([score(query, keys, (inf,), self._scale, span, window) for window in self.windows])
+        return score(query, keys, (inf,), self._scale, span, window)[0]
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order."""

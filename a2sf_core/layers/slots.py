@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.half_life import alpha_of
 from a2sf_core.kernels import readiness
 from a2sf_core.layer_policy import ROUNDING, LayerPolicy
 from a2sf_core.layers.base import PruningLayer
@@ -63,20 +64,21 @@ class SlotPart:
 
         Asks the host for two counts, once. `group` is the number of query heads per KV head.
         """
-        if len(layer.half_lives) + len(layer.recent_queries.windows) > 1:
+        if len(layer.half_lives) + bool(layer.recent_queries.most) > 1:
             raise A2SFError("this cache observes several scores at once; decode from an A2SFCache(policy).")
         self._layer, self._clock = layer, clock
         self._n_valid = layer.n_valid  # [batch], when decoding begins
+        self._n_padding = layer.n_padding
         self._operations = _operations(layer.keys, layer.values)
         self._scale = 1.0
         self._sliding_window: int | None = None
-        self.evicts = layer.rule.budget is not None and layer.decode_every is not None
+        self.evicts = layer.policy.budget is not None and layer.decode_every is not None
         self.folds = bool(layer.half_lives)
 
         order, kept = _by_position(layer.positions)
         capacity, n_free = kept + steps, steps
         if layer.decode_every is not None and self.evicts:
-            most = layer.rule.budget_tokens(int(self._n_valid.max()) + steps)  # a fraction grows with the answer
+            most = layer.policy.budget_tokens(int(self._n_valid.max()) + steps)  # a fraction grows with the answer
             capacity = min(capacity, max(kept, most + layer.decode_every))
             n_free = min(steps, layer.decode_every)
         positions = _moved(layer.positions.int(), order, kept, capacity, -1)
@@ -105,10 +107,29 @@ class SlotPart:
         """`[batch, kv_head, slot, dim]`."""
         return self.slots.values
 
+    @property
+    def positions(self) -> Tensor:
+        """int32 `[batch, kv_head, slot]`, -1 for empty slots."""
+        return self.slots.positions
+
+    @property
+    def n_padding(self) -> Tensor:
+        """int64 `[batch]`: padding tokens that each row has seen, all of them before decoding began."""
+        return self._n_padding
+
+    def accumulated(self, half_life: float) -> Tensor:  # noqa: ARG002  # there is only one
+        """float32 `[batch, kv_head, slot]`, up to date after `fold`."""
+        assert self.slots.scores is not None, "nothing was accumulated while the prompt was read"
+        return self.slots.scores
+
+    def attention_of_last(self, n_queries: int) -> Tensor:  # noqa: ARG002  # the ring holds as many
+        """float32 `[batch, kv_head, slot]`: the plain sum over the ring."""
+        return plain.window_scores(self.slots, self._scale, self._sliding_window)
+
     def _ring(self, group: int, size: int) -> Ring | None:
         layer = self._layer
-        if layer.recent_queries.windows:
-            (size,) = layer.recent_queries.windows
+        if layer.recent_queries.most:
+            size = layer.recent_queries.most
         elif not self.folds:
             return None
         batch, kv_heads, _, dim = layer.keys.shape
@@ -134,26 +155,20 @@ class SlotPart:
     def fold(self) -> None:
         """Bring the scores up to date, if any are kept up."""
         if self.folds:
-            self._operations.fold(self.slots, self._layer.rule.alpha, self._scale, self._sliding_window)
+            self._operations.fold(self.slots, alpha_of(self._layer.half_lives[0]), self._scale, self._sliding_window)
 
     def evict(self) -> None:
         """Drop down to the budgets, which are reckoned on the device, and look for the holes. Folds first."""
         if not self.evicts:
             return
         self.fold()
-        slots, rule = self.slots, self._layer.rule
-        if self._layer.recent_queries.windows:
-            scores = plain.window_scores(slots, self._scale, self._sliding_window)
-        elif slots.scores is not None:
-            scores = slots.scores
-        else:
-            scores = torch.zeros_like(slots.positions, dtype=torch.float32)
-        budget, recent = _budget(rule, self._n_valid + self._clock.decoded)  # [batch], [batch] or None
+        slots, policy = self.slots, self._layer.policy
+        budget, recent = _budget(policy, self._n_valid + self._clock.decoded)  # [batch], [batch] or None
         keep = keep_from_positions(
-            scores,
+            policy.ranked_by.rank(self),
             slots.positions,
             budget[:, None, None],
-            rule.sink,
+            policy.sink,
             None if recent is None else recent[:, None, None],
         )
         slots.positions.masked_fill_(~keep, -1)
@@ -179,7 +194,7 @@ class SlotPart:
         layer.is_dense = layer.heads_agree = False
         layer.has_empty = bool((layer.positions < 0).any())
         layer._decoded = since_cut
-        if layer.recent_queries.windows and slots.ring is not None:
+        if layer.recent_queries.most and slots.ring is not None:
             size = slots.ring.positions.shape[1]
             at = torch.arange(max(0, layer.seen - size), layer.seen, device=layer.keys.device) % size
             valid = slots.ring.positions[:, at] >= 0
@@ -257,20 +272,20 @@ def _operations(keys: Tensor, values: Tensor) -> Any:
     return plain
 
 
-def _budget(rule: LayerPolicy, n_valid: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`rule.budget_tokens` and `rule.recent_tokens` for int64 `[batch]`, on the device; None for no recent tokens."""
-    budget = rule.budget[0] if isinstance(rule.budget, tuple) else rule.budget
+def _budget(policy: LayerPolicy, n_valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Budget and recent tokens of a policy for int64 `[batch]`, on the device; None for no recent tokens."""
+    budget = policy.budget[0] if isinstance(policy.budget, tuple) else policy.budget
     assert budget is not None
     if isinstance(budget, float):
         wanted = (n_valid.double() * budget - ROUNDING).ceil().long()
     else:
         wanted = torch.full_like(n_valid, budget)
     tokens = torch.minimum(wanted.clamp(min=1), n_valid)  # [batch]
-    if not rule.recent:
+    if not policy.recent:
         return tokens, None
-    if isinstance(rule.recent, float):
-        return tokens, (tokens.double() * rule.recent + ROUNDING).floor().long()
-    return tokens, tokens.clamp(max=rule.recent)
+    if isinstance(policy.recent, float):
+        return tokens, (tokens.double() * policy.recent + ROUNDING).floor().long()
+    return tokens, tokens.clamp(max=policy.recent)
 
 
 def _by_position(positions: Tensor) -> tuple[Tensor, int]:

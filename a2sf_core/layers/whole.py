@@ -14,6 +14,7 @@ from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.layers.base import PruningLayer
 from a2sf_core.layers.recent import RecentQueries
 from a2sf_core.plain.forgetting import decay
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.selection import select
 
 
@@ -26,7 +27,7 @@ class A2SFLayer(PruningLayer):
         keys, values: `[batch, kv_head, slot, dim]`, None before the first token.
         positions: int64 `[batch, kv_head, slot]`, logical position in the padded sequence, -1 for padding and
             unused slots.
-        scores: float32 `[half_life, batch, kv_head, slot]`.
+        scores: float32 `[half_life, batch, kv_head, slot]`, for each of `half_lives`.
         n_valid: int64 `[batch]`, valid tokens seen so far, evicted ones included.
         seen: tokens seen so far, evicted ones and padding included.
         recent_queries: what window scores are taken from.
@@ -41,30 +42,27 @@ class A2SFLayer(PruningLayer):
 
     def __init__(
         self,
-        rule: LayerPolicy,
+        policy: LayerPolicy,
         chunk: int | None = None,
         decode_every: int | None = None,
-        half_lives: Sequence[float] | None = None,
-        windows: Sequence[int] = (),
+        observes: Sequence[ScoreRule] = (),
     ) -> None:
-        """An empty layer. `half_lives` and `windows` ask for these scores instead of those `rule` needs.
+        """An empty layer. What the rules in `observes` need is gathered as well as what `policy` needs.
 
         Raises:
-            A2SFError: if the rule has unequal budgets per KV head.
+            A2SFError: if the policy has unequal budgets per KV head.
         """
         super().__init__()
-        if rule.is_ragged:
+        if policy.is_ragged:
             raise A2SFError(
-                f"budget must be the same for all KV heads of an A2SFLayer, not {rule.budget!r}; use a RaggedLayer."
+                f"budget must be the same for all KV heads of an A2SFLayer, not {policy.budget!r}; use a RaggedLayer."
             )
-        self.rule = rule
+        self.policy = policy
         self.chunk = chunk
         self.decode_every = decode_every
-        if half_lives is None:
-            half_lives = (rule.half_life,) if rule.uses_scores and rule.window is None else ()
-            windows = (rule.window,) if rule.uses_scores and rule.window is not None else ()
-        self.half_lives = tuple(half_lives)
-        self.recent_queries = RecentQueries(windows)
+        rules = (*observes, policy.ranked_by)
+        self.half_lives = tuple(dict.fromkeys(half_life for rule in rules for half_life in rule.accumulates))
+        self.recent_queries = RecentQueries(max((rule.holds for rule in rules), default=0))
         self.reset()
 
     # ---- what transformers calls ------------------------------------------------------------------------
@@ -121,7 +119,7 @@ class A2SFLayer(PruningLayer):
                 a padded row evicts when it would have evicted alone.
         """
         every = self.decode_every if self._is_decoding else self.chunk
-        if self.rule.budget is None or every is None:
+        if self.policy.budget is None or every is None:
             return [(0, n, None)]
         if self._is_decoding:
             is_due = (self._decoded + 1) % every == 0
@@ -130,8 +128,8 @@ class A2SFLayer(PruningLayer):
             valid = torch.ones(len(self.n_valid), n, dtype=torch.bool, device=self.device)
         count = self.n_valid[:, None] + valid.cumsum(-1)  # [batch, n]
         due = valid & (count % every == 0)  # [batch, n]
-        if is_int(self.rule.budget):
-            due &= count > self.rule.budget  # before that nothing goes, so no piece need end
+        if is_int(self.policy.budget):
+            due &= count > self.policy.budget  # before that nothing goes, so no piece need end
         stops = (due.any(0).nonzero().flatten() + 1).tolist()
         if not stops or stops[-1] != n:
             stops.append(n)
@@ -162,6 +160,21 @@ class A2SFLayer(PruningLayer):
         else:
             self._is_uncut = True
 
+    # ---- what a score rule asks: `a2sf_core.rules.base.Held` ------------------------------------------------
+
+    @property
+    def n_padding(self) -> Tensor:
+        """int64 `[batch]`: padding tokens that each row has seen."""
+        return self.seen - self.n_valid
+
+    def accumulated(self, half_life: float) -> Tensor:
+        """float32 `[batch, kv_head, slot]`: all attention so far, forgotten by one of `half_lives`."""
+        return self.scores[self.half_lives.index(half_life)]
+
+    def attention_of_last(self, n_queries: int) -> Tensor:
+        """float32 `[batch, kv_head, slot]`: the plain sum over the last queries."""
+        return self.recent_queries.scores(n_queries, self.keys, self.positions, self.seen)
+
     # ---- eviction ---------------------------------------------------------------------------------------
 
     def cut(self) -> None:
@@ -169,7 +182,7 @@ class A2SFLayer(PruningLayer):
         if not self._is_uncut:
             return
         self._is_uncut, self._decoded = False, 0
-        if self.rule.budget is not None:
+        if self.policy.budget is not None:
             self.evict(None)
 
     def evict(self, due: Tensor | None) -> None:
@@ -177,30 +190,22 @@ class A2SFLayer(PruningLayer):
         valid = self.positions >= 0  # [batch, kv_head, slot]
         if due is None and not self.is_padded and not self.has_empty:
             # All rows hold as many tokens, and how many is known: the device need not be asked for anything.
-            n_kept = self.rule.budget_tokens(self.seen)
+            n_kept = self.policy.budget_tokens(self.seen)
             if n_kept < valid.shape[-1]:
                 budget = torch.full_like(self.n_valid, n_kept)  # [batch]
-                recent = torch.full_like(self.n_valid, self.rule.recent_tokens(n_kept))  # [batch]
-                scores = self._ranking_scores()
-                self._keep(select(scores, valid, budget, recent, self.rule.sink, n_kept), has_empty=False)
+                recent = torch.full_like(self.n_valid, self.policy.recent_tokens(n_kept))  # [batch]
+                scores = self.policy.ranked_by.rank(self)
+                self._keep(select(scores, valid, budget, recent, self.policy.sink, n_kept), has_empty=False)
             return
-        budgets = [self.rule.budget_tokens(n) for n in self.n_valid.tolist()]
+        budgets = [self.policy.budget_tokens(n) for n in self.n_valid.tolist()]
         budget = torch.tensor(budgets, device=self.device)  # [batch]
-        recent = torch.tensor([self.rule.recent_tokens(b) for b in budgets], device=self.device)  # [batch]
+        recent = torch.tensor([self.policy.recent_tokens(b) for b in budgets], device=self.device)  # [batch]
         if due is not None:
             budget = torch.where(due, budget, valid.shape[-1])
         if bool((valid.sum(-1) <= budget[:, None]).all()):
             return
-        slots = select(self._ranking_scores(), valid, budget, recent, self.rule.sink)
+        slots = select(self.policy.ranked_by.rank(self), valid, budget, recent, self.policy.sink)
         self._keep(slots, has_empty=bool((slots < 0).any()))
-
-    def _ranking_scores(self) -> Tensor:
-        if self.recent_queries.windows:
-            return self.recent_queries.scores(self.keys, self.positions, self.seen)[0]
-        if self.half_lives:
-            return self.scores[0]
-        # All tokens tie, and ties prefer the later token.
-        return torch.zeros(self.positions.shape, device=self.device)
 
     def _keep(self, slots: Tensor, has_empty: bool) -> None:
         empty = slots < 0  # [batch, kv_head, kept]

@@ -13,8 +13,13 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from a2sf_core import LayerPolicy, Policy
+from a2sf_core.half_life import alpha_of
+from a2sf_core.rules.attention import Decay, Window
+from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.norms import KeyNorm, ValueWeighted
+from a2sf_core.rules.position import Position, Random
 
-# How a layer computes: rule, q [head, n, dim], k and v [kv_head, n, dim], valid [n], scale, sliding window
+# How a layer computes: its policy, q [head, n, dim], k and v [kv_head, n, dim], valid [n], scale, sliding window
 # -> output [head, n, dim].
 Procedure = Callable[[LayerPolicy, Tensor, Tensor, Tensor, Tensor, float, int | None], Tensor]
 
@@ -46,7 +51,7 @@ def score_matrix(
 def scores(matrix: Tensor, half_life: float, window: int | None = None) -> Tensor:
     """sum over q of alpha^(n-1-q) * S[q, k], with 0^0 = 1: `[batch, kv_head, key]`."""
     n = matrix.shape[2]
-    alpha = LayerPolicy(half_life).alpha
+    alpha = alpha_of(half_life)
     total = torch.zeros_like(matrix[:, :, 0])
     for q in range(n):
         if window is None or q >= n - window:
@@ -67,15 +72,48 @@ def choose(score: dict[int, float], budget: int, sink: int, recent: int) -> list
     return sorted(kept)
 
 
+def worths(
+    rule: ScoreRule, total: dict[int, float], rows: list[dict[int, float]], key: Tensor, value: Tensor, padding: int
+) -> dict[int, float]:
+    """What every bundled rule ranks by, for the tokens of `total`: their forgotten attention. Rows are all queries'."""
+    alive = sorted(total)
+    if isinstance(rule, Decay):
+        return total
+    if isinstance(rule, Window):
+        votes = [sum(row.get(s, 0.0) for row in rows[-rule.queries :]) for s in alive]
+        reach = rule.pooling // 2
+        padded = [0.0] * reach + votes + [0.0] * reach
+        return {s: sum(padded[i : i + rule.pooling]) / rule.pooling for i, s in enumerate(alive)}
+    if isinstance(rule, KeyNorm):
+        return {s: -round(float(key[s].norm()), 5) for s in alive}
+    if isinstance(rule, ValueWeighted):
+        inner = worths(rule.inner, total, rows, key, value, padding)
+        return {s: inner[s] * float(value[s].abs().sum()) for s in alive}
+    if isinstance(rule, Random):
+        return {s: _drawn(s - padding, rule.seed) for s in alive}
+    assert isinstance(rule, Position)
+    return dict.fromkeys(alive, 0.0)
+
+
+def _drawn(place: int, seed: int) -> float:
+    state = (place + 1 + seed * 48271) % (2**31 - 1)
+    for _ in range(3):
+        state = ((state ^ (state >> 13)) * 48271) % (2**31 - 1)
+    return state / (2**31 - 1)
+
+
 def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
     """Every eviction mode, one query at a time: attend to what is alive and oneself, score, evict if due."""
 
     def run(
-        rule: LayerPolicy, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, scale: float, window: int | None
+        layer: LayerPolicy, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, scale: float, window: int | None
     ) -> Tensor:
         heads, n, _ = q.shape
         group = heads // k.shape[0]
         output = torch.zeros(heads, n, v.shape[-1], dtype=torch.float64)
+        padding = int((~valid.bool()).sum())
+        decay = getattr(layer.rule, "inner", layer.rule)
+        alpha = decay.alpha if isinstance(decay, Decay) else 0.0
         for kv in range(k.shape[0]):
             mine = slice(kv * group, (kv + 1) * group)
             alive: list[int] = []
@@ -94,14 +132,13 @@ def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
                 output[mine, t] = probs @ v[kv, visible]
                 row = dict(zip(visible, probs.sum(0).tolist(), strict=True))
                 rows.append(row)
-                total = {s: rule.alpha * total[s] + row.get(s, 0.0) for s in alive}
-                if rule.budget is None or not _is_due(policy, t, n_prompt, count, decoded):
+                total = {s: alpha * total[s] + row.get(s, 0.0) for s in alive}
+                if layer.budget is None or not _is_due(policy, t, n_prompt, count, decoded):
                     continue
-                if rule.window is not None:
-                    total = {s: sum(r.get(s, 0.0) for r in rows[-rule.window :]) for s in alive}
-                budgets = rule.head_budget_tokens(count)
+                budgets = layer.head_budget_tokens(count)
                 budget = budgets[kv] if len(budgets) > 1 else budgets[0]
-                alive = choose(total, budget, rule.sink, rule.recent_tokens(budget))
+                worth = worths(layer.rule, total, rows, k[kv], v[kv], padding)
+                alive = choose(worth, budget, layer.sink, layer.recent_tokens(budget))
                 total = {s: total[s] for s in alive}
         return output
 
@@ -117,7 +154,7 @@ def _is_due(policy: Policy, t: int, n_prompt: int, count: int, decoded: int) -> 
 
 
 def paper(
-    rule: LayerPolicy, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, scale: float, window: int | None
+    layer: LayerPolicy, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, scale: float, window: int | None
 ) -> Tensor:
     """The paper's own procedure on the full attention matrix (arXiv 2407.20485; facts/paper.md).
 
@@ -131,7 +168,8 @@ def paper(
     assert window is None
     heads, n, _ = q.shape
     group = heads // k.shape[0]
-    budget = rule.budget_tokens(10**6)
+    budget = layer.budget_tokens(10**6)
+    assert isinstance(layer.rule, Decay)
     output = torch.zeros(heads, n, v.shape[-1], dtype=torch.float64)
     full = ((q @ k.repeat_interleave(group, 0).transpose(-1, -2)) * scale).masked_fill(
         torch.ones(n, n, dtype=torch.bool).triu(1), -inf
@@ -147,7 +185,7 @@ def paper(
                 row = row.masked_fill(dropped, 0)
                 row = row / row.sum(-1, keepdim=True)
             output[mine, r] = row @ v[kv]
-            score = rule.alpha * score + row.sum(0)
+            score = layer.rule.alpha * score + row.sum(0)
             if r >= budget:
                 alive = ~dropped & (torch.arange(n) <= r)
                 dropped[score.masked_fill(~alive, inf).argmin()] = True
@@ -169,12 +207,12 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     policy, procedure = _active["policy"], _active["procedure"]
-    rule = policy.layers[module.layer_idx]
+    layer = policy.layers[module.layer_idx]
     rows = []
     for b in range(query.shape[0]):
         valid = torch.ones(query.shape[2], dtype=torch.bool) if mask is None else mask[b].bool()
         rows.append(
-            procedure(rule, query[b].double(), key[b].double(), value[b].double(), valid, scaling, sliding_window)
+            procedure(layer, query[b].double(), key[b].double(), value[b].double(), valid, scaling, sliding_window)
         )
     return torch.stack(rows).transpose(1, 2).to(query.dtype).contiguous(), None
 

@@ -10,6 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.rules.attention import Decay
 from a2sf_core.switch import cache_argument
 
 from . import models
@@ -167,7 +168,7 @@ def test_cache_on_an_unattached_model_is_refused(llama: Any) -> None:
 def test_equal_head_budgets_are_one_budget(llama: Any) -> None:
     outputs = []
     for budget in (8, (8, 8)):
-        policy = Policy.uniform(models.LAYERS, half_life=4, budget=budget, evict="chunk=4")
+        policy = Policy.uniform(models.LAYERS, rule=Decay(4), budget=budget, evict="chunk=4")
         assert all(type(layer) is A2SFLayer for layer in A2SFCache(policy).layers)
         with attach(policy, llama):
             outputs.append(llama.generate(models.prompt(1, 30), **LONG))

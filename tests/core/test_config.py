@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from a2sf_core import A2SFConfig, A2SFError, Policy
+from a2sf_core import A2SFConfig, A2SFError, LayerPolicy, Policy
 from a2sf_core.config import FILE_NAME
+from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.shape import fingerprint
 
 from . import models
@@ -50,8 +51,8 @@ def test_not_json_values_are_refused(llama: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"schema_version": 99}, "schema version 99, but this a2sf-tune reads up to 1"),
-        ({"schema_version": "1"}, "schema_version must be 1"),
+        ({"schema_version": 99}, "schema version 99, but this a2sf-tune reads up to 2"),
+        ({"schema_version": "1"}, "schema_version must be 2"),
         ({"polizy": {}}, "did you mean 'policy'"),
         ({"policy": None}, "policy must be a JSON object"),
         ({"policy": {"layers": [{"budget": 0}] * 3}}, "budget must be tokens"),
@@ -67,6 +68,44 @@ def test_bad_content_is_refused(llama: Any, tmp_path: Path, change: dict[str, An
     with pytest.raises(A2SFError, match=sentence) as error:
         A2SFConfig.from_pretrained(tmp_path)
     assert FILE_NAME in str(error.value)
+
+
+SCHEMA_1 = [
+    {"half_life": 16.0, "alpha": 2 ** (-1 / 16), "budget": [0.2, 0.5], "recent": 0.25, "sink": 4, "window": None},
+    {"half_life": "inf", "alpha": 1.0, "budget": 0.3, "recent": 16, "sink": 0, "window": 16},
+    {"half_life": "inf", "alpha": 1.0, "budget": None, "recent": 0, "sink": 0, "window": None},
+]
+"""Layers as the first schema wrote them."""
+
+
+def test_a_file_of_the_first_schema_loads(llama: Any, tmp_path: Path) -> None:
+    policy = {"evict": "prefill", "decode_every": None, "layers": SCHEMA_1}
+    data = config(llama).to_dict() | {"schema_version": 1, "policy": policy}
+    (tmp_path / FILE_NAME).write_text(json.dumps(data))
+    loaded = A2SFConfig.from_pretrained(tmp_path)
+    assert loaded.policy.layers == (
+        LayerPolicy(Decay(16), (0.2, 0.5), 0.25, 4),
+        LayerPolicy(Window(16), 0.3, 16),
+        LayerPolicy(),
+    )
+    assert A2SFConfig.from_pretrained(loaded.save_pretrained(tmp_path / "again")) == loaded
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        ({"half_life": -3}, "half_life must be a number of tokens"),
+        ({"half_life": 1, "alpha": 0.6}, "disagree"),
+        ({"window": 0}, "queries must be an integer of at least 1"),
+        ({"half_live": 3}, "unknown field 'half_live'"),
+        (3, "must be a JSON object"),
+    ],
+)
+def test_bad_content_of_the_first_schema_is_refused(llama: Any, tmp_path: Path, layer: Any, sentence: str) -> None:
+    data = config(llama).to_dict() | {"schema_version": 1, "policy": {"layers": [layer] * 3}}
+    (tmp_path / FILE_NAME).write_text(json.dumps(data))
+    with pytest.raises(A2SFError, match=sentence):
+        A2SFConfig.from_pretrained(tmp_path)
 
 
 def test_missing_field_missing_file_and_broken_json(llama: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from a2sf_core.decoder import Decoder
 from a2sf_core.layers import slots as slot_layers
 from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.switch import cache_argument
 
 from . import models, reference
@@ -32,10 +33,12 @@ POLICIES = {
     "every 4, chunks": Policy(MIXED, evict="chunk=8", decode_every=4),
     "step": Policy(MIXED, evict="step"),
     "window": Policy(
-        (LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(), LayerPolicy(16.0, 0.5)), decode_every=3
+        (LayerPolicy(rule=Window(4), budget=8, recent=4), LayerPolicy(), LayerPolicy(Decay(16.0), 0.5)), decode_every=3
     ),
     "streaming": Policy.streaming_llm(3, 10, sink=3, decode_every=2),
-    "budget reached late": Policy((LayerPolicy(4.0, 35), LayerPolicy(budget=1000), LayerPolicy(2.0, 1.0)), "step"),
+    "budget reached late": Policy(
+        (LayerPolicy(Decay(4.0), 35), LayerPolicy(budget=1000), LayerPolicy(Decay(2.0), 1.0)), "step"
+    ),
     "full": Policy.full(3),
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from a2sf_core import A2SFCache, LayerPolicy, Policy, attach
 from a2sf_core.cache import cache_nbytes, policy_layers
 from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.switch import cache_argument
 
 from . import models, reference
@@ -19,14 +20,16 @@ from . import models, reference
 N_PROMPT, N_ANSWER = 30, 7
 
 MIXED = (
-    LayerPolicy(half_life=8, budget=0.3, recent=2, sink=1),
-    LayerPolicy(half_life=inf, budget=9, recent=0.5),
-    LayerPolicy(half_life=0, budget=12),
+    LayerPolicy(rule=Decay(8), budget=0.3, recent=2, sink=1),
+    LayerPolicy(rule=Decay(inf), budget=9, recent=0.5),
+    LayerPolicy(rule=Decay(0), budget=12),
 )
 POLICIES = {
     "prefill": Policy(MIXED),
     "prefill, decode every 3": Policy(MIXED, decode_every=3),
-    "prefill, window": Policy((LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(), LayerPolicy(16.0, 0.5))),
+    "prefill, window": Policy(
+        (LayerPolicy(rule=Window(4), budget=8, recent=4), LayerPolicy(), LayerPolicy(Decay(16.0), 0.5))
+    ),
     "chunk of 8": Policy(MIXED, evict="chunk=8"),
     "chunk of 8, decode every 2": Policy(MIXED, evict="chunk=8", decode_every=2),
     "step": Policy(MIXED, evict="step"),
@@ -182,10 +185,10 @@ def test_chunk_mode_bounds_the_prompt(llama: Any, chunk: int, monkeypatch: pytes
     assert peak <= 8 + chunk
 
 
-@pytest.mark.parametrize("rule", [*MIXED, LayerPolicy(budget=8, recent=4, window=4), LayerPolicy(16.0, (0.2, 0.5))])
-def test_a_cut_without_padding_asks_the_device_for_nothing(rule: LayerPolicy) -> None:
+@pytest.mark.parametrize("policy", [*MIXED, LayerPolicy(Window(4), 8, 4), LayerPolicy(Decay(16.0), (0.2, 0.5))])
+def test_a_cut_without_padding_asks_the_device_for_nothing(policy: LayerPolicy) -> None:
     """On the meta device tensors have no content: whoever asks for it gets an exception. Layers cut one by one."""
-    (layer,) = policy_layers(Policy((rule,)))
+    (layer,) = policy_layers(Policy((policy,)))
     n, shape = 40, (2, 2, 40, 8)
     with torch.device("meta"):
         keys, values, query = torch.empty(shape), torch.empty(shape), torch.empty(2, 4, 40, 8)
@@ -198,6 +201,6 @@ def test_a_cut_without_padding_asks_the_device_for_nothing(rule: LayerPolicy) ->
             part.add_scores(torch.empty(len(part.half_lives), *part.positions.shape), n)
             part.end_forward()
         layer.cut()
-    budgets = rule.head_budget_tokens(n)
+    budgets = policy.head_budget_tokens(n)
     kept = sum(budgets * 2 if len(budgets) == 1 else budgets)
     assert cache_nbytes(A2SFCache(layers=[layer])) == kept * 2 * 2 * 8 * 4  # both rows, keys and values, of 8 floats

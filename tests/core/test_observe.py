@@ -10,6 +10,7 @@ import torch
 
 from a2sf_core import A2SFCache, A2SFError, Policy, attach
 from a2sf_core.observe import read_prompt
+from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.selection import kept_from_order, order_by_score
 from a2sf_core.switch import cache_argument
 
@@ -22,10 +23,10 @@ HALF_LIVES = (0.0, 4.0, inf)
 @pytest.mark.parametrize("left", [0, 6])
 def test_kept_tokens_are_those_of_the_serving_path(model: Any, left: int, chunk: int | None) -> None:
     n, ids, valid = 30, models.prompt(2, 30), models.padding(2, 30, left)
-    prompt = read_prompt(model, ids, valid, HALF_LIVES, windows=(3, 8), chunk=chunk)
+    prompt = read_prompt(model, ids, valid, (*map(Decay, HALF_LIVES), *map(Window, (3, 8))), chunk=chunk)
     assert (prompt.valid == valid.bool()).all()
     served = [
-        *(Policy.uniform(3, half_life=h, budget=0.4, recent=0.25, sink=1) for h in HALF_LIVES),
+        *(Policy.uniform(3, rule=Decay(h), budget=0.4, recent=0.25, sink=1) for h in HALF_LIVES),
         *(Policy.snapkv(3, 10, window) for window in (3, 8)),
     ]
     for g, policy in enumerate(served):
@@ -63,7 +64,7 @@ def test_scores_are_those_of_the_matrix(llama: Any) -> None:
         q, k = (p(hidden).view(shape).transpose(1, 2) for p in (module.q_proj, module.k_proj))
         caught["q"], caught["k"] = apply_rotary_pos_emb(q, k, cos, sin)
     matrix = reference.score_matrix(caught["q"], caught["k"], module.scaling, torch.arange(40).expand(1, 2, 40), 0)
-    prompt = read_prompt(llama, ids, half_lives=HALF_LIVES)
+    prompt = read_prompt(llama, ids, rules=list(map(Decay, HALF_LIVES)))
     for g, half_life in enumerate(HALF_LIVES):
         wanted = reference.scores(matrix, half_life).float()
         torch.testing.assert_close(prompt.layers[0].scores[g], wanted, atol=1e-4, rtol=1e-4)

@@ -12,14 +12,13 @@ import pytest
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.half_life import half_life_of
+from a2sf_core.rules.attention import Decay, Window
 
 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"half_life": -1}, "half_life must be a number of tokens"),
-        ({"half_life": float("nan")}, "half_life must be a number of tokens"),
-        ({"half_life": "8"}, "half_life must be a number of tokens"),
+        ({"rule": 16}, "rule must be a score rule such as"),
         ({"budget": 0}, "budget must be tokens"),
         ({"budget": 0.0}, "budget must be tokens"),
         ({"budget": 1.5}, "budget must be tokens"),
@@ -30,7 +29,6 @@ from a2sf_core.half_life import half_life_of
         ({"recent": 1.5}, "fraction of the budget"),
         ({"sink": -1}, "sink must be an integer"),
         ({"sink": 0.5}, "sink must be an integer"),
-        ({"window": 0}, "window must be an integer"),
     ],
 )
 def test_layer_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
@@ -49,7 +47,7 @@ def test_layer_fields_are_checked(fields: dict[str, Any], sentence: str) -> None
         ({"evict": 3}, "evict must be"),
         ({"decode_every": 0}, "decode_every must be"),
         ({"evict": "step", "decode_every": 2}, "evict 'step' evicts at every decoded token"),
-        ({"layers": (LayerPolicy(window=4),), "evict": "chunk=8"}, "window needs evict 'prefill'"),
+        ({"layers": (LayerPolicy(rule=Window(4)),), "evict": "chunk=8"}, "window needs evict 'prefill'"),
     ],
 )
 def test_policy_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
@@ -58,11 +56,11 @@ def test_policy_fields_are_checked(fields: dict[str, Any], sentence: str) -> Non
 
 
 def test_half_life_and_alpha() -> None:
-    assert LayerPolicy(half_life=0).alpha == 0
-    assert LayerPolicy(half_life=inf).alpha == 1
-    assert LayerPolicy(half_life=1).alpha == 0.5
+    assert Decay(0).alpha == 0
+    assert Decay(inf).alpha == 1
+    assert Decay(1).alpha == 0.5
     for alpha in (0, 0.001, 0.3, 0.99999, 1):
-        assert LayerPolicy(half_life=half_life_of(alpha)).alpha == pytest.approx(alpha, abs=1e-12)
+        assert Decay(half_life_of(alpha)).alpha == pytest.approx(alpha, abs=1e-12)
     with pytest.raises(A2SFError, match="alpha must be"):
         half_life_of(1.1)
 
@@ -114,7 +112,9 @@ POLICIES = [
     Policy.snapkv(2, 128, 16),
     Policy.streaming_llm(2, 0.1),
     Policy.a2sf(2, 0.2, 0.3, evict="step"),
-    Policy((LayerPolicy(3.7, (0.1, 20), 0.25, 2), LayerPolicy(inf, 1.0)), evict="chunk=64", decode_every=3),
+    Policy(
+        (LayerPolicy(Decay(3.7), (0.1, 20), 0.25, 2), LayerPolicy(Decay(inf), 1.0)), evict="chunk=64", decode_every=3
+    ),
 ]
 
 
@@ -125,18 +125,25 @@ def test_json_round_trip(policy: Policy) -> None:
 
 
 def test_json_shows_half_life_and_alpha() -> None:
-    assert LayerPolicy().to_dict()["half_life"] == "inf"
-    assert LayerPolicy(half_life=1).to_dict()["alpha"] == 0.5
+    assert LayerPolicy().to_dict()["rule"] == {"name": "decay", "half_life": "inf", "alpha": 1.0}
+    assert LayerPolicy(rule=Decay(1)).to_dict()["rule"]["alpha"] == 0.5
 
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"half_live": 3}, "did you mean 'half_life'"),
+        ({"budgets": 3}, "did you mean 'budget'"),
         ({"bogus": 3}, "known fields are"),
-        ({"half_life": 1, "alpha": 0.6}, "disagree"),
-        ({"half_life": 1, "alpha": "x"}, "disagree"),
-        ({"alpha": 2}, "alpha must be"),
+        ({"rule": {"name": "decay", "half_live": 3}}, "layer 0: rule has an unknown field.*did you mean 'half_life'"),
+        ({"rule": {"name": "decay", "half_life": 1, "alpha": 0.6}}, "disagree"),
+        ({"rule": {"name": "decay", "half_life": 1, "alpha": "x"}}, "disagree"),
+        ({"rule": {"name": "decay", "alpha": 2}}, "alpha must be"),
+        ({"rule": {"name": "decay", "half_life": None}}, "half_life must be a number of tokens"),
+        ({"rule": {"name": "dekay"}}, "layer 0: rule is 'dekay'; did you mean 'decay'"),
+        ({"rule": {}}, "rule is None; the rules are decay, window"),
+        ({"rule": "decay"}, "rule must be a JSON object such as"),
+        ({"rule": {"name": "value-weighted", "inner": {"name": "windov"}}}, "rule.inner is 'windov'; did you mean"),
+        ({"rule": {"name": "value-weighted", "inner": 3}}, "inner must be a rule"),
         ({"budget": 0}, "layer 0: budget must be"),
         (3, "must be a JSON object"),
     ],
@@ -161,7 +168,7 @@ def test_bad_policy_json_is_refused(data: Any, sentence: str) -> None:
 
 
 def test_alpha_alone_suffices() -> None:
-    assert LayerPolicy.from_dict({"alpha": 0.5}) == LayerPolicy(half_life=1)
+    assert LayerPolicy.from_dict({"rule": {"name": "decay", "alpha": 0.5}}) == LayerPolicy(rule=Decay(1))
     with pytest.raises(A2SFError, match="did you mean 'budget'"):
         Policy.uniform(2, budgets=3)
 

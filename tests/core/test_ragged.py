@@ -15,6 +15,7 @@ from torch import Tensor
 
 from a2sf_core import A2SFCache, A2SFConfig, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.layers.ragged import RaggedLayer
+from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.shape import fingerprint
 from a2sf_core.switch import cache_argument
 
@@ -37,9 +38,9 @@ def ragged(model: Any, **timing: Any) -> Policy:
     """Fractions and tokens, neighbours and not, with a layer of one budget among them."""
     heads = fingerprint(model)["n_kv_heads"]
     layers = (
-        LayerPolicy(half_life=8, budget=(6, 0.5, 6, 0.2)[:heads], recent=0.5, sink=1),
-        LayerPolicy(half_life=inf, budget=(15, 4, 4, 4)[:heads], recent=2),
-        LayerPolicy(half_life=0, budget=12),
+        LayerPolicy(rule=Decay(8), budget=(6, 0.5, 6, 0.2)[:heads], recent=0.5, sink=1),
+        LayerPolicy(rule=Decay(inf), budget=(15, 4, 4, 4)[:heads], recent=2),
+        LayerPolicy(rule=Decay(0), budget=12),
     )
     return Policy(layers, **timing)
 
@@ -77,9 +78,9 @@ def test_every_family_equals_hiding_the_dropped_tokens(model: Any, evict: str) -
 
 
 WINDOWS = (
-    LayerPolicy(budget=(5, 10, 5, 20), recent=4, window=4),
+    LayerPolicy(rule=Window(4), budget=(5, 10, 5, 20), recent=4),
     LayerPolicy(),
-    LayerPolicy(16.0, (0.5, 0.5, 0.1, 1.0)),
+    LayerPolicy(Decay(16.0), (0.5, 0.5, 0.1, 1.0)),
 )
 MODES: dict[str, Any] = {
     "prefill": {},
@@ -117,7 +118,7 @@ def test_bytes_are_those_of_the_kept_tokens(wide: Any) -> None:
 
     token = 2 * 4 * 4  # keys and values, head size, bytes
     expected = 2 * sum(map(sum, (row[0] for row in kept))) * token  # two rows
-    padded = Policy(tuple(LayerPolicy(rule.half_life, max(c)) for rule, c in zip(policy.layers, counts, strict=True)))
+    padded = Policy(tuple(LayerPolicy(layer.rule, max(c)) for layer, c in zip(policy.layers, counts, strict=True)))
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held(cache)}
     assert cache.nbytes() == sum(storages.values()) == expected
     assert expected < read(wide, padded, ids).nbytes()

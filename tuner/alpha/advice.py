@@ -6,7 +6,7 @@ from pathlib import Path
 
 from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
-from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.half_life import alpha_of
 from tuner.alpha.model import AlphaModel
 
 
@@ -24,7 +24,7 @@ def suggest_alpha(tokens: int, where: Path | None) -> str:
         raise A2SFError(f"{path} holds no alpha regressor; tune again with this version.")
     model = AlphaModel.from_dict(config.alpha_model)
     half_life, remark = model.suggest(tokens)
-    alpha = LayerPolicy(half_life).alpha
+    alpha = alpha_of(half_life)
     answer = f"alpha {alpha:.4g} (half-life {half_life:g} tokens) for {tokens} tokens, task {config.task}, from {path}"
     return f"{answer}\n{remark[0].upper()}{remark[1:]}." if remark else answer
 

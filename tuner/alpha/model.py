@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.half_life import alpha_of
 from tuner.judging.intervals import Interval
 from tuner.measuring.bank import HALF_LIVES
 
@@ -52,7 +52,7 @@ class AlphaModel:
         return {
             "kind": self.kind,
             "constant_half_life": _text(self.constant_half_life),
-            "constant_alpha": LayerPolicy(self.constant_half_life).alpha,
+            "constant_alpha": alpha_of(self.constant_half_life),
             "tokens_range": list(self.tokens_range),
             "budget_fraction": self.fraction,
             "features": list(FEATURES),

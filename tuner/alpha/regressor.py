@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
 from tuner.alpha.model import AlphaModel, features, surface_values
 from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
 from tuner.judging.intervals import Interval, paired_interval
@@ -36,7 +37,7 @@ def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: 
 
 def uses_alpha(policy: Policy) -> bool:
     """False if no layer ranks its tokens by decayed attention: a window votes, positions decide, or nothing is cut."""
-    return any(layer.uses_scores and layer.window is None and layer.budget != 1.0 for layer in policy.layers)
+    return any(isinstance(layer.ranked_by, Decay) and layer.budget != 1.0 for layer in policy.layers)
 
 
 def judge(

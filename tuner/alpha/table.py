@@ -9,6 +9,7 @@ import numpy as np
 
 from a2sf_core.layer_policy import Budget
 from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine, Progress
 
@@ -52,7 +53,7 @@ def loss_table(
 def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
     layers = []
     for layer in policy.layers:
-        layers.append(replace(layer, half_life=half_life, budget=_scaled(layer.budget, scale)))
+        layers.append(replace(layer, rule=Decay(half_life), budget=_scaled(layer.budget, scale)))
     return Policy(tuple(layers))
 
 

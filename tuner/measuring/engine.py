@@ -24,7 +24,7 @@ from a2sf_core.shape import fingerprint, n_kv_heads
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
-from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW, score_index
+from tuner.measuring.bank import BANK, score_index
 from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers, Losses, Seen, token_losses
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
@@ -249,7 +249,7 @@ class Engine:
         # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
         for row, sample in enumerate(chosen):
             ids = torch.tensor([sample.prompt_ids], device=device)
-            prompt = read_prompt(self.model, ids, None, HALF_LIVES, (SNAPKV_WINDOW,))
+            prompt = read_prompt(self.model, ids, None, BANK)
             builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine, Progress
 from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Rule
@@ -129,7 +130,7 @@ def cut_alone(engine: Engine, layer: int, heads: Sequence[int], rule: Rule, budg
         shares[head] = budget
     layers = [LayerPolicy()] * engine.n_layers
     half_life, recent = rule
-    layers[layer] = LayerPolicy(half_life, tuple(shares), recent, SINK)
+    layers[layer] = LayerPolicy(Decay(half_life), tuple(shares), recent, SINK)
     return Policy(tuple(layers))
 
 

@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.rules.attention import Decay, Window
 from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW
 from tuner.search.allocation import fill
 from tuner.search.baselines import baseline_points
@@ -129,9 +130,9 @@ class Space:
             heads = tuple(min(1.0, max(round(float(share), 4), 0.001)) for share in row)
             budget = heads if len(set(heads)) > 1 else heads[0]
             layers.append(
-                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
+                LayerPolicy(Window(SNAPKV_WINDOW), budget, SNAPKV_WINDOW, sink)
                 if params["window"]
-                else LayerPolicy(half_life, budget, recent, sink)
+                else LayerPolicy(Decay(half_life), budget, recent, sink)
             )
         return Policy(tuple(layers))
 

@@ -8,11 +8,13 @@ import math
 import numpy as np
 
 from a2sf_core import LayerPolicy, Policy
+from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.alpha.model import AlphaModel
 from tuner.alpha.regressor import _fit_surface, fit, judge, uses_alpha
 from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
-from tuner.measuring.engine import HALF_LIVES, Engine
+from tuner.measuring.bank import HALF_LIVES
+from tuner.measuring.engine import Engine
 
 
 def table(seed: int, inputs: int, best: float | None, scales: tuple[float, ...] = BUDGET_SCALES) -> LossTable:
@@ -67,7 +69,7 @@ def test_a_policy_that_ranks_by_position_needs_no_alpha() -> None:
     assert not uses_alpha(Policy.streaming_llm(2, 0.4))
     assert not uses_alpha(Policy.snapkv(2, 0.4))
     assert not uses_alpha(Policy.full(2))
-    assert uses_alpha(Policy((LayerPolicy(8.0, 0.3), LayerPolicy(math.inf, 1.0))))
+    assert uses_alpha(Policy((LayerPolicy(Decay(8.0), 0.3), LayerPolicy(Decay(math.inf), 1.0))))
     assert judged(0.1, alpha_matters=False).suggest(500)[1].startswith("the policy does not rank tokens by decayed")
 
 
@@ -76,5 +78,5 @@ def test_the_constant_is_the_best_one_of_the_engine_at_the_tuned_budget() -> Non
     engines = [Engine(tiny("llama"), samples(count)) for count in (8, 6, 6)]
     train = loss_table(engines[0], policy)
     model, _ = fit(train, policy, engines[1], engines[2], seed=0)
-    uniform = [engines[0].evaluate(Policy.uniform(3, half_life=h, budget=0.4)).nll.mean() for h in HALF_LIVES]
+    uniform = [engines[0].evaluate(Policy.uniform(3, rule=Decay(h), budget=0.4)).nll.mean() for h in HALF_LIVES]
     assert model.constant_half_life == HALF_LIVES[int(np.argmin(uniform))]

@@ -12,10 +12,12 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.observe import read_prompt
+from a2sf_core.rules.attention import Decay, Window
 from tests.tuner.models import VOCABULARY, samples, tiny
 from tuner.inputs.encoding import Encoded
+from tuner.measuring.bank import BANK, SNAPKV_WINDOW
 from tuner.measuring.batch import keep_masks
-from tuner.measuring.engine import HALF_LIVES, SNAPKV_WINDOW, Engine
+from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Seen
 
 POLICIES = {
@@ -25,7 +27,7 @@ POLICIES = {
     "snapkv": Policy.snapkv(3, 0.5, SNAPKV_WINDOW),
     "streaming": Policy.streaming_llm(3, 0.3),
     "per layer": Policy(
-        (LayerPolicy(0.0, 0.2, 0.5, 1), LayerPolicy(8.0, 7, 2, 0), LayerPolicy(math.inf, None)),
+        (LayerPolicy(Decay(0.0), 0.2, 0.5, 1), LayerPolicy(Decay(8.0), 7, 2, 0), LayerPolicy(Decay(math.inf), None)),
     ),
 }
 
@@ -73,9 +75,9 @@ def test_equals_the_attached_model(kind: str, name: str) -> None:
 
 
 RAGGED = Policy((
-    LayerPolicy(8.0, (0.2, 0.7), 0.5, 1),
-    LayerPolicy(math.inf, (9, 3), 2, 0),
-    LayerPolicy(math.inf, (0.9, 0.4), SNAPKV_WINDOW, 0, SNAPKV_WINDOW),
+    LayerPolicy(Decay(8.0), (0.2, 0.7), 0.5, 1),
+    LayerPolicy(Decay(math.inf), (9, 3), 2, 0),
+    LayerPolicy(Window(SNAPKV_WINDOW), (0.9, 0.4), SNAPKV_WINDOW),
 ))  # fmt: skip
 
 
@@ -95,12 +97,12 @@ def test_each_head_keeps_what_it_would_keep_alone() -> None:
         for row, index in enumerate(batch.samples):
             ids = torch.tensor([data[index].prompt_ids])
             n, width = ids.shape[1], batch.mask.shape[1]
-            prompt = read_prompt(model, ids, None, HALF_LIVES, (SNAPKV_WINDOW,))
-            for layer, (rule, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED), strict=True)):
-                place = len(HALF_LIVES) if rule.window else HALF_LIVES.index(rule.half_life)
-                for head, budget in enumerate(rule.head_budget_tokens(n)):
+            prompt = read_prompt(model, ids, None, BANK)
+            for layer, (policy, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED), strict=True)):
+                place = BANK.index(policy.ranked_by)
+                for head, budget in enumerate(policy.head_budget_tokens(n)):
                     scores = prompt.layers[layer].scores[place, 0, head].tolist()
-                    alone = set(range(rule.sink)) | set(range(n - min(rule.recent_tokens(budget), budget), n))
+                    alone = set(range(policy.sink)) | set(range(n - min(policy.recent_tokens(budget), budget), n))
                     best = sorted(set(range(n)) - alone, key=lambda slot: (-scores[slot], -slot))
                     alone |= set(best[: budget - len(alone)])
                     assert keep[row, head].nonzero()[:, 0].tolist() == sorted(slot + width - n for slot in alone)
@@ -152,19 +154,19 @@ def test_the_full_cache_costs_nothing_and_a_small_one_something() -> None:
 
 def test_the_same_kept_tokens_are_computed_once() -> None:
     engine = Engine(tiny("llama"), samples(5))
-    first = engine.evaluate(Policy.uniform(3, half_life=8.0, budget=1.0))
+    first = engine.evaluate(Policy.uniform(3, rule=Decay(8.0), budget=1.0))
     passes = engine.passes
     # A budget of everything keeps the same tokens whatever the half-life is.
-    again = engine.evaluate(Policy.uniform(3, half_life=0.0, budget=1.0))
+    again = engine.evaluate(Policy.uniform(3, rule=Decay(0.0), budget=1.0))
     assert engine.passes == passes
     assert (again.nll == first.nll).all()
-    engine.evaluate(Policy.uniform(3, half_life=0.0, budget=0.5))
+    engine.evaluate(Policy.uniform(3, rule=Decay(0.0), budget=0.5))
     assert engine.passes == passes + engine.n_blocks
 
 
 def test_step_eviction_is_really_run() -> None:
     engine = Engine(tiny("llama"), samples(3))
-    policy = Policy.uniform(3, evict="step", half_life=4.0, budget=8)
+    policy = Policy.uniform(3, evict="step", rule=Decay(4.0), budget=8)
     losses = engine.evaluate(policy)
     alone = [answer_alone(engine.model, sample, policy)[0] for sample in engine.samples]
     assert np.abs(losses.nll - np.array(alone)).max() < 1e-4
@@ -174,8 +176,8 @@ def test_step_eviction_is_really_run() -> None:
     ("policy", "words"),
     [
         (Policy.full(2), "2 layers but the model has 3"),
-        (Policy.uniform(3, half_life=5.0, budget=0.5), "half-life 5 is not in the engine's bank"),
-        (Policy.snapkv(3, 0.5, 7), "a window of 16, not 7"),
+        (Policy.uniform(3, rule=Decay(5.0), budget=0.5), r"Decay\(half_life=5.0\) is not in the engine's bank"),
+        (Policy.snapkv(3, 0.5, 7), r"Window\(queries=7, pooling=1\) is not in the engine's bank"),
         (Policy.uniform(3, budget=(0.5, 0.2, 0.1)), "3 budgets but the model has 2 KV heads"),
     ],
 )

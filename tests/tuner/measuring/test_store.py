@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from a2sf_core import A2SFError, Policy
+from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.choices import parse_bytes
 from tuner.measuring.engine import Engine
@@ -16,7 +17,7 @@ from tuner.measuring.losses import Losses
 from tuner.measuring.memory import Room, default_memory, enough_memory
 from tuner.measuring.store import Block, Store, nbytes
 
-POLICIES = [Policy.h2o(3, 0.4), Policy.tova(3, 0.2), Policy.uniform(3, half_life=8.0, budget=(0.3, 0.6))]
+POLICIES = [Policy.h2o(3, 0.4), Policy.tova(3, 0.2), Policy.uniform(3, rule=Decay(8.0), budget=(0.3, 0.6))]
 
 
 def engine(memory: int | None = None) -> Engine:
@@ -78,8 +79,8 @@ def test_bytes_are_those_of_the_tensors() -> None:
     small = Engine(tiny("llama"), samples(2, longest=13))
     (batch,) = small._store.load(0)
     cells = batch.mask.numel()
-    # Three layers of two heads: keys and values of 8 floats, 25 orders of int16; mask and ids; the answers.
-    own = cells * (3 * 2 * (2 * 8 * 4 + 25 * 2) + 1 + 8) + 2 * 8 + batch.first_logits.numel() * 4
+    # Three layers of two heads: keys and values of 8 floats, 27 orders of int16; mask and ids; the answers.
+    own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 8 + batch.first_logits.numel() * 4
     answers = batch.answers.numel() * 9 + int(batch.answer_valid.sum()) * (97 * 4 + 8)
     assert nbytes([batch]) == own + answers
     assert small.bytes_per_token == 3 * 2 * 2 * 8 * 4

@@ -14,7 +14,7 @@ SNAPKV_WINDOW = 16
 
 
 def score_index(rule: LayerPolicy) -> int:
-    """Which of a layer's orders ``rule`` goes by.
+    """Which of a layer's orders `rule` goes by.
 
     Raises:
         A2SFError: if the half-life is not in the bank, or the window is not the stored one.

@@ -42,7 +42,7 @@ def random_samples(count: int, n: int, answer: int, vocabulary: int) -> list[Enc
     def ids(length: int) -> tuple[int, ...]:
         return tuple(rng.randrange(vocabulary) for _ in range(length))
 
-    return [Encoded(f"s{i}", ids(n), ids(answer), 10, False, f"s{i}") for i in range(count)]
+    return [Encoded(f"s{i}", ids(n), ids(answer), "", False, f"s{i}") for i in range(count)]
 
 
 def main() -> None:

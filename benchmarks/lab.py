@@ -20,7 +20,7 @@ from tuner.inputs.models import load_model
 from tuner.inputs.tasks import load_task
 from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest
-from tuner.judging.grading import Scorer
+from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
 from tuner.search.hypervolume import hypervolume
 from tuner.search.objectives import Point
@@ -62,8 +62,8 @@ class Lab:
 
     def contest(self, engine: Engine, space: Space, goal: float) -> Contest:
         """Token accuracy on ``engine``'s samples."""
-        scorer = Scorer("token_accuracy", self.model, self.tokenizer, {}, 1)
-        return Contest(engine, scorer, space, goal, seed=0)
+        grader = Grader("token_accuracy", self.model, self.tokenizer, 1)
+        return Contest(engine, grader, space, goal, seed=0)
 
 
 def profiled(space: Space, engine: Engine, n_blocks: int = PROFILE_BLOCKS) -> tuple[Space, int]:

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside the verb that needs them, so that ``--help`` answers at once."""
+"""The command line. Heavy imports happen inside the verb that needs them, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -83,10 +83,14 @@ def tune(
     inputs = check(settings)
     from rich.console import Console
 
-    from tuner.run import run
+    from tuner import run
+    from tuner.reporting.screen import show, watching
 
+    console = Console()
     try:
-        run(settings, inputs, Console())
+        with watching(console) as watch:
+            result = run.tune(settings, inputs, watch)
+        show(console, result)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Every finished trial is kept; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None

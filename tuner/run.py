@@ -4,55 +4,126 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.console import Console
+from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.alpha.model import alpha_example
+from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import parse_bytes
-from tuner.inputs.check import Inputs
+from tuner.inputs.check import Inputs, check
 from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model, max_tokens, model_identity
-from tuner.inputs.splits import encode_and_split, report_samples
-from tuner.judging.choice import choose
+from tuner.inputs.splits import Parts, encode_and_split, report_samples
+from tuner.inputs.tasks import Task
+from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest
-from tuner.judging.grading import Scorer
+from tuner.judging.grading import Grader
 from tuner.judging.intervals import samples_for
-from tuner.judging.proof import prove
-from tuner.measuring.engine import Engine, Progress
+from tuner.judging.proof import Outcome, prove
+from tuner.measuring.engine import Engine
 from tuner.measuring.memory import default_memory
-from tuner.reporting import evidence as report
+from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
-from tuner.reporting.screen import show, steps
+from tuner.reporting.result import Result
 from tuner.search.objectives import MEMORY, QUALITY
 from tuner.search.profile import PROFILE_FILE, Profile
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
-from tuner.search.warm_start import read_warm_start, what_transferred
+from tuner.search.warm_start import WarmStart, read_warm_start
 from tuner.settings import Settings
 from tuner.tracking.tracker import Tracker
+from tuner.watch import Progress, Silent, Watch
 
 SYNC_EVERY = 20
 """Trials between two visits to MLflow, so that a long study can be watched."""
+PARTS_HELD = 3
+"""Parts of the data that are held at once, and share the memory."""
 
 
-def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
-    """Run or resume the whole job and return its folder.
+def tune(settings: Settings, inputs: Inputs | None = None, watch: Watch | None = None) -> Result:
+    """Run or resume the whole job: find a policy, prove it, export it.
+
+    Args:
+        settings: what is wanted.
+        inputs: what `tuner.inputs.check.check` made of the settings; None checks them now.
+        watch: told how far the run is; None for nobody.
 
     Raises:
         A2SFError: bad input of any kind, before anything is written.
     """
+    job = _read(settings, inputs or check(settings), watch or Silent())
+    found = _search(job)
+    chosen = _choose(job, found)
+    proven = _prove(job, found, chosen)
+    return _report(job, found, proven)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is read and opened before anything is measured. `limit` is how many tokens the model takes."""
+
+    settings: Settings
+    task: Task
+    model: Any
+    tokenizer: Any
+    limit: int
+    parts: Parts[Encoded]
+    folder: Path
+    space: Space
+    identity: dict[str, str]
+    warm: WarmStart
+    study: Study
+    tracker: Tracker
+    memory: int
+    watch: Watch
+
+    def engine(self, name: str, part: Sequence[Encoded]) -> Engine:
+        """An engine that has read `part`."""
+        progress = self.watch.step(f"Reading {name} prompts")
+        return Engine(self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the search found, with the profile that it used in the space."""
+
+    engine: Engine
+    space: Space
+    records: list[TrialRecord]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What was chosen on the select split, and the samples that are to judge it."""
+
+    contest: Contest
+    choice: Choice
+    report: Sequence[Encoded]
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """What the report split says. `looks` counts the choices that it has judged by now."""
+
+    outcome: Outcome
+    alpha: Fitted
+    n_samples: int
+    looks: int
+
+
+def _read(settings: Settings, inputs: Inputs, watch: Watch) -> _Job:
+    """Load the model, encode and part the samples, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
     limit = max_tokens(model, tokenizer)
-    splits, remark = encode_and_split(samples, task, settings, tokenizer, limit)
+    parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
     space = Space(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
     identity = {
@@ -63,86 +134,99 @@ def run(settings: Settings, inputs: Inputs, console: Console) -> Path:
         "seed": str(settings.seed),
     }
     warm = read_warm_start(settings.warm_start, identity)
-    # Three parts of the data are held at once.
-    memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // 3
+    memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
     tracker.share_view(MEMORY, QUALITY, list(space.ranges))
-    console.print(f"{task.title}: {settings.model}, {len(splits.search)} search, {len(splits.select)} select, "
-                  f"{len(splits.report)} report samples{remark}", highlight=False)  # fmt: skip
-
-    with steps(console) as step:
-
-        def read(name: str, part: Sequence[Encoded]) -> Engine:
-            return Engine(model, part, progress=step(f"Reading {name} prompts"), seed=settings.seed, memory=memory)
-
-        search = read("search", splits.search)
-        if not search.evaluate(Policy.full(search.n_layers)).finite():
-            raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
-        if space.needs_profile:
-            space = replace(space, profile=_profile(folder, search, warm.profile, step("Profiling layers, heads")))
-        plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=warm.seeds)
-        records = _search(study, search, space, plan, tracker, step("Trials"))
-
-        references = {sample.id: sample.answer for sample in samples}
-        scorer = Scorer(task.metric, model, tokenizer, references, task.max_new_tokens)
-        select = read("select", splits.select)
-        choosing = Contest(select, scorer, space, settings.max_degradation, settings.seed)
-        choice = choose(choosing, records)
-        report_split: Sequence[Encoded] = splits.report
-        if settings.precision and choice.picked:
-            n = samples_for(choosing.with_unseen(choice.picked[-1]), settings.precision)
-            report_split = report_samples(n, splits.report, task, settings, tokenizer, limit, references)
-        unseen = read("report", report_split)
-        looks = study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.by_hand)])
-        proving = replace(choosing, engine=unseen)
-        outcome = prove(proving, search, select, choice, step("Fitting alpha"))
-
-    evidence = report.evidence(outcome, choice, proving)
-    evidence |= {
-        "samples": {
-            "search": len(splits.search),
-            "select": len(splits.select),
-            "report": len(report_split),
-            "contexts_shared_between_splits": splits.shared_contexts,
-            "times_report_was_looked_at": looks,
-        },
-        "trials": {state: sum(r.state == state for r in records) for state in ("complete", "pruned", "failed")},
-        "warm_start": what_transferred(records),
-        "study": identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
-        "mlflow_run_id": tracker.parent_run_id,
-    }
-    config = write_config(folder, model, task.name, outcome.exported, outcome.alpha_model, evidence)
-    files = write(folder, records, outcome, evidence, space)
-    tracker.finish(outcome.sentence, report.flat_metrics(evidence), {"task": task.name, "model": settings.model},
-                   [config, *files], outcome.pipeline, alpha_example())  # fmt: skip
-    show(console, folder, outcome, evidence, tracker, config)
-    return folder
+    watch.say(f"{task.title}: {settings.model}, {len(parts.search)} search, {len(parts.select)} select, "
+              f"{len(parts.report)} report samples{remark}")  # fmt: skip
+    return _Job(
+        settings, task, model, tokenizer, limit, parts, folder, space, identity, warm, study, tracker, memory, watch
+    )
 
 
-def _profile(folder: Path, search: Engine, known: Profile | None, progress: Progress) -> Profile:
+def _search(job: _Job) -> _Found:
+    """Read the search prompts, profile the layers and heads where the space asks for it, run the trials."""
+    settings = job.settings
+    engine = job.engine("search", job.parts.search)
+    if not engine.evaluate(Policy.full(engine.n_layers)).finite():
+        raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
+    space = job.space
+    if space.needs_profile:
+        space = replace(space, profile=_profile(job, engine, job.watch.step("Profiling layers, heads")))
+    plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
+    return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
+
+
+def _profile(job: _Job, engine: Engine, progress: Progress) -> Profile:
     """The profile of this folder, of an earlier study of the same model and data, or a new one."""
-    path = folder / PROFILE_FILE
+    path = job.folder / PROFILE_FILE
     if path.is_file():
         return Profile.load(path)
-    profile = known or measure_profile(search, PROFILE_BLOCKS, progress)
+    profile = job.warm.profile or measure_profile(engine, PROFILE_BLOCKS, progress)
     profile.save(path)
     return profile
 
 
-def _search(
-    study: Study, search: Engine, space: Space, plan: Plan, tracker: Tracker, show: Progress
-) -> list[TrialRecord]:
+def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: Progress) -> list[TrialRecord]:
     """Run the trials and bring MLflow up to date, also when interrupted."""
 
     def on_trial(done: int) -> None:
-        show(done, plan.trials)
+        progress(done, plan.trials)
         if done % SYNC_EVERY == 0:
-            tracker.sync(study.records())
+            job.tracker.sync(job.study.records())
 
     try:
-        study.run(search, space, plan, on_trial)
+        job.study.run(engine, space, plan, on_trial)
     finally:
-        records = study.records()
-        tracker.sync(records)
+        records = job.study.records()
+        job.tracker.sync(records)
     return records
+
+
+def _choose(job: _Job, found: _Found) -> _Chosen:
+    """Choose on the select split, and how many samples are to judge the choice."""
+    settings = job.settings
+    grader = Grader(job.task.metric, job.model, job.tokenizer, job.task.max_new_tokens)
+    select = job.engine("select", job.parts.select)
+    contest = Contest(select, grader, found.space, settings.max_degradation, settings.seed)
+    choice = choose(contest, found.records)
+    report: Sequence[Encoded] = job.parts.report
+    if settings.precision and choice.picked:
+        n = samples_for(contest.with_unseen(choice.picked[-1]), settings.precision)
+        report = report_samples(n, report, job.task, settings, job.tokenizer, job.limit)
+    return _Chosen(contest, choice, report)
+
+
+def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
+    """Measure the choice on the report split, then fit the alpha regressor around what holds."""
+    unseen = job.engine("report", chosen.report)
+    choice = chosen.choice
+    looks = job.study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.by_hand)])
+    outcome = prove(replace(chosen.contest, engine=unseen), found.engine, choice)
+    progress = job.watch.step("Fitting alpha")
+    alpha = fit_around(outcome.around, found.engine, chosen.contest.engine, unseen, job.settings.seed, progress)
+    return _Proven(outcome, alpha, len(chosen.report), looks)
+
+
+def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
+    """Write the policy, its evidence and the pictures, and put them into MLflow."""
+    settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
+    evidence = gather(
+        outcome,
+        found.records,
+        SampleCounts(
+            len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks
+        ),
+        job.identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
+        job.tracker.parent_run_id,
+    )  # fmt: skip
+    config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
+    files = write(job.folder, found.records, outcome, alpha, evidence, found.space)
+    names = {"task": job.task.name, "model": settings.model}
+    job.tracker.finish(
+        outcome.sentence, evidence.metrics(), names, [config, *files], alpha.pipeline, alpha_example()
+    )  # fmt: skip
+    return Result(
+        job.folder, config, outcome, evidence, alpha.model, job.tracker.serve_command(), job.tracker.link()
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from tuner.choices import REFERENCE
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of the main job; see ``a2sf-tune --help``."""
+    """The options of the main job; see `a2sf-tune --help`."""
 
     task: str
     trials: int

@@ -33,6 +33,6 @@ def samples(count: int, longest: int = 60) -> list[Encoded]:
         return tuple(rng.randrange(3, VOCABULARY) for _ in range(n))
 
     return [
-        Encoded(f"s{i}", ids(rng.randint(12, longest)), ids(rng.randint(1, 6)), 10, False, f"s{i}")
+        Encoded(f"s{i}", ids(rng.randint(12, longest)), ids(rng.randint(1, 6)), f"answer {i}", False, f"s{i}")
         for i in range(count)
     ]

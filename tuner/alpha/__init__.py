@@ -1,0 +1,1 @@
+"""Which alpha suits an input: the regressor, what it rests on, and its advice."""

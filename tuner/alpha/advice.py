@@ -11,7 +11,7 @@ from tuner.alpha.model import AlphaModel
 
 
 def suggest_alpha(tokens: int, where: Path | None) -> str:
-    """One line: half-life and alpha for an input of ``tokens``, and where the answer comes from.
+    """One line: half-life and alpha for an input of `tokens`, and where the answer comes from.
 
     Raises:
         A2SFError: for fewer than one token, or where there is no finished run.

@@ -23,7 +23,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class AlphaModel:
-    """What is exported: plain numbers, and how they did. ``regret_*`` are nats per token over the per-input oracle."""
+    """What is exported: plain numbers, and how they did. `regret_*` are nats per token over the per-input oracle."""
 
     kind: str
     constant_half_life: float
@@ -37,7 +37,7 @@ class AlphaModel:
     reason: str
 
     def suggest(self, tokens: int) -> tuple[float, str]:
-        """Half-life for an input of ``tokens`` at the tuned budget, and a remark where it is not the surface's."""
+        """Half-life for an input of `tokens` at the tuned budget, and a remark where it is not the surface's."""
         low, high = self.tokens_range
         if self.surface is None:
             return self.constant_half_life, self.reason
@@ -69,7 +69,7 @@ class AlphaModel:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> AlphaModel:
-        """Read what ``to_dict`` wrote."""
+        """Read what `to_dict` wrote."""
         regret = data["regret_nats_per_token"]
         return cls(
             data["kind"], float(data["constant_half_life"]), tuple(data["tokens_range"]), data["budget_fraction"],
@@ -79,7 +79,7 @@ class AlphaModel:
 
 
 def features(tokens: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    """``[input * half_life, feature]``: every half-life of the bank for every input. Infinity counts as 4 lengths."""
+    """`[input * half_life, feature]`: every half-life of the bank for every input. Infinity counts as 4 lengths."""
     n = np.repeat(tokens.astype(float), len(HALF_LIVES))
     share = np.repeat(fraction, len(HALF_LIVES))
     bank = np.tile(np.array(HALF_LIVES), len(tokens))

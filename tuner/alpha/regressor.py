@@ -8,6 +8,7 @@ regret: the loss over the best half-life of each input. If it does not beat the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,29 @@ from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
+from tuner.watch import Progress
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The regressor, its surface as a scikit-learn estimator, and the losses on the search split that it rests on."""
+
+    model: AlphaModel
+    pipeline: Pipeline
+    losses: LossTable
+
+
+def fit_around(policy: Policy, search: Engine, select: Engine, report: Engine, seed: int, progress: Progress) -> Fitted:
+    """Fit the regressor for inputs like those of the three splits, around `policy`."""
+    losses = loss_table(search, policy, progress)
+    model, pipeline = fit(losses, policy, select, report, seed)
+    return Fitted(model, pipeline, losses)
+
+
 def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int) -> tuple[AlphaModel, Pipeline]:
-    """Fit on ``train`` (from the search split, around ``policy``), decide on ``select``, measure on ``report``."""
+    """Fit on `train` (from the search split, around `policy`), decide on `select`, measure on `report`."""
     ridge = min(RIDGES, key=lambda strength: _cross_validated_regret(train, strength, seed))
     pipeline = _fit_surface(train, ridge)
     deciding, proving = (loss_table(engine, policy, scales=(1.0,)) for engine in (select, report))
@@ -43,7 +61,7 @@ def uses_alpha(policy: Policy) -> bool:
 def judge(
     train: LossTable, pipeline: Pipeline, deciding: LossTable, proving: LossTable, seed: int, alpha_matters: bool = True
 ) -> AlphaModel:
-    """Surface or constant? ``deciding`` and ``proving`` are tables of other inputs at the tuned budget alone."""
+    """Surface or constant? `deciding` and `proving` are tables of other inputs at the tuned budget alone."""
     inputs = len(train.tokens) // len(BUDGET_SCALES)
     constant = int(train.loss[:inputs].mean(0).argmin())  # the first rows are those of the tuned budget
     surface = _plain(pipeline)

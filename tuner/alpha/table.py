@@ -11,7 +11,8 @@ from a2sf_core.layer_policy import Budget
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
-from tuner.measuring.engine import Engine, Progress
+from tuner.measuring.engine import Engine
+from tuner.watch import Progress
 
 BUDGET_SCALES = (1.0, 0.5, 0.25)
 """Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
@@ -19,7 +20,7 @@ BUDGET_SCALES = (1.0, 0.5, 0.25)
 
 @dataclass(frozen=True)
 class LossTable:
-    """Loss of every half-life on every input: ``loss`` [input, half_life], ``tokens`` and ``fraction`` [input]."""
+    """Loss of every half-life on every input: `loss` [input, half_life], `tokens` and `fraction` [input]."""
 
     tokens: np.ndarray
     fraction: np.ndarray
@@ -36,7 +37,7 @@ def loss_table(
     progress: Progress = lambda _done, _total: None,
     scales: Sequence[float] = BUDGET_SCALES,
 ) -> LossTable:
-    """NLL of ``policy`` with each half-life in all layers, at ``scales`` of its budgets; rows by scale, then input."""
+    """NLL of `policy` with each half-life in all layers, at `scales` of its budgets; rows by scale, then input."""
     tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
     fractions, losses = [], []
     for row, scale in enumerate(scales):
@@ -58,7 +59,7 @@ def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
 
 
 def _scaled(budget: Budget, scale: float) -> Budget:
-    """A share times ``scale``; tokens stay as they are."""
+    """A share times `scale`; tokens stay as they are."""
     if isinstance(budget, tuple):
         return tuple(max(0.001, share * scale) if isinstance(share, float) else share for share in budget)
     if budget is None:

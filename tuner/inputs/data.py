@@ -29,8 +29,8 @@ def load_samples(
 ) -> list[Sample]:
     """The samples of a .jsonl, .csv or .parquet file, or of a Hub data set (owner/name or owner/name:config).
 
-    ``columns`` says which column holds a field, as in {"answer": "summary"}; ``limit`` reads the first rows
-    only; ``split`` is that of a Hub data set. A row without an id gets one made of its content, which stays
+    `columns` says which column holds a field, as in {"answer": "summary"}; `limit` reads the first rows
+    only; `split` is that of a Hub data set. A row without an id gets one made of its content, which stays
     when rows move.
 
     Raises:
@@ -55,7 +55,7 @@ def load_samples(
 
 
 def parse_columns(options: Iterable[str]) -> dict[str, str]:
-    """The mapping for ``load_samples`` from options such as "answer=summary"."""
+    """The mapping for `load_samples` from options such as "answer=summary"."""
     columns: dict[str, str] = {}
     for option in options:
         field, sign, column = option.partition("=")
@@ -106,7 +106,7 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
 
 
 def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> str | None:
-    """The column of this row that holds ``field``; None for a question or id that is not there."""
+    """The column of this row that holds `field`; None for a question or id that is not there."""
     if field in columns:
         if columns[field] in row:
             return columns[field]

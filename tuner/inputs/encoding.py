@@ -17,15 +17,15 @@ MIN_CONTEXT = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as token ids. ``answer_ids`` end with eos if the tokenizer has one.
+    """One sample as token ids. `answer_ids` end with eos if the tokenizer has one.
 
-    ``n_context_tokens`` are those of the context in the prompt; ``context_key`` is equal for equal contexts.
+    `answer` is the reference as text; `context_key` is equal for equal contexts.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
-    n_context_tokens: int
+    answer: str
     truncated: bool
     context_key: str
 
@@ -44,7 +44,7 @@ class EncodedList(list[Encoded]):
 
 
 def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: int) -> EncodedList:
-    """Token ids of every sample that fits ``max_tokens`` with its answer, and with what may be generated.
+    """Token ids of every sample that fits `max_tokens` with its answer, and with what may be generated.
 
     A context that is too long loses its middle, as in LongBench: the ends of a text say most. Question and
     answer are never cut; a sample that keeps too little context is left out.
@@ -99,8 +99,7 @@ class _Encoder:
             # Tokens merge differently at the seams, so the whole can be a few longer than its parts.
             truncated, keep = True, keep - excess
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
-        n_kept = max(0, len(prompt_ids) - around)
-        return Encoded(sample.id, tuple(prompt_ids), tuple(answer_ids), n_kept, truncated, key)
+        return Encoded(sample.id, tuple(prompt_ids), tuple(answer_ids), sample.answer, truncated, key)
 
     def needs(self, sample: Sample) -> tuple[int, int]:
         """Tokens to keep free after the prompt, and tokens of the prompt without its context."""
@@ -140,7 +139,7 @@ class _Encoder:
         return self.last_context
 
     def _cut(self, context: str, keep: int) -> str:
-        """The first and the last half of ``keep`` tokens, as text: the prompt stays what its text says."""
+        """The first and the last half of `keep` tokens, as text: the prompt stays what its text says."""
         _, ids, offsets = self._context(context)
         head, tail = keep - keep // 2, keep // 2
         if offsets is None:

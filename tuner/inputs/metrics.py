@@ -16,10 +16,10 @@ PUNCTUATION = string.punctuation + "“”„‘’«»…–—¿¡。、，！
 
 @dataclass(frozen=True)
 class Metric:
-    """``compute(prediction, reference)`` gives 0 to 1, higher is better.
+    """`compute(prediction, reference)` gives 0 to 1, higher is better.
 
-    Without ``needs_generation`` the figure comes from teacher forcing, where the engine counts it;
-    ``compute`` then has no text to work on and refuses.
+    Without `needs_generation` the figure comes from teacher forcing, where the engine counts it;
+    `compute` then has no text to work on and refuses.
     """
 
     name: str

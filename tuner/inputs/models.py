@@ -31,8 +31,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode on its device, and its tokenizer.
 
-    ``name_or_dir`` is "reference" (the bundled model), a folder in Hugging Face format, or a name on the Hub.
-    ``device`` "auto" is CUDA where there is one; ``dtype`` "auto" is the stored type, but float32 on a CPU,
+    `name_or_dir` is "reference" (the bundled model), a folder in Hugging Face format, or a name on the Hub.
+    `device` "auto" is CUDA where there is one; `dtype` "auto" is the stored type, but float32 on a CPU,
     where half precision is slow.
 
     Raises:
@@ -58,7 +58,7 @@ def load_model(
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model takes; ``sys.maxsize`` if neither config nor tokenizer knows a limit."""
+    """How many tokens the model takes; `sys.maxsize` if neither config nor tokenizer knows a limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(limit, int) and limit > 0:
         return limit

@@ -23,9 +23,9 @@ Item = TypeVar("Item", Sample, Encoded)
 
 @dataclass(frozen=True)
 class Parts(Generic[Item]):
-    """Trials see ``search``, finalists are chosen on ``select``, ``report`` is touched once.
+    """Trials see `search`, finalists are chosen on `select`, `report` is touched once.
 
-    ``shared_contexts`` counts contexts that occur in more than one part; more than 0 only where the data has
+    `shared_contexts` counts contexts that occur in more than one part; more than 0 only where the data has
     too few contexts to keep each in one part.
     """
 
@@ -43,8 +43,8 @@ def split(
 ) -> Parts[Item]:
     """Search, select and report, by a shuffle of the ids: the order of the file does not matter.
 
-    Questions on the same context stay in one part, so that ``report`` holds texts that no trial has seen;
-    sizes are met as nearly as that allows. ``counts`` in place of ``shares`` says how many samples each part
+    Questions on the same context stay in one part, so that `report` holds texts that no trial has seen;
+    sizes are met as nearly as that allows. `counts` in place of `shares` says how many samples each part
     gets.
 
     Raises:
@@ -127,12 +127,10 @@ def report_samples(
     settings: Settings,
     tokenizer: Any,
     max_tokens: int,
-    references: dict[str, str],
 ) -> Sequence[Encoded]:
     """`n` samples of the report split: fewer than are at hand, or more where the task makes its own."""
     missing = min(n, MOST_REPORT_SAMPLES) - len(at_hand)
     if missing <= 0 or settings.data is not None or task.samples is None:
         return at_hand[: max(n, MIN_PER_PART)]
     more = bundled_samples(task.samples, missing, first=task.samples.total)
-    references |= {sample.id: sample.answer for sample in more}
     return [*at_hand, *encode(more, tokenizer, task, max_tokens)]

@@ -20,10 +20,10 @@ SLOTS = ("context", "question")
 
 
 class Task(BaseModel):
-    """One task. ``prompt`` has the slots {context} and {question}; the answer follows it after a space.
+    """One task. `prompt` has the slots {context} and {question}; the answer follows it after a space.
 
-    ``default_question`` is asked where a sample has no question of its own, as in most summarisation data.
-    ``samples`` may be absent: such a task runs on the user's own data only.
+    `default_question` is asked where a sample has no question of its own, as in most summarisation data.
+    `samples` may be absent: such a task runs on the user's own data only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +67,7 @@ class Task(BaseModel):
 
 
 def bundled_tasks() -> list[str]:
-    """The names of the tasks that come with the project: one per file in ``studies/tasks``."""
+    """The names of the tasks that come with the project: one per file in `studies/tasks`."""
     return sorted(path.stem for path in _bundled_folder().glob("*.yaml"))
 
 
@@ -122,7 +122,7 @@ def _read_mapping(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """``own`` laid over ``base``; mappings inside (``samples``) are merged, all else is replaced."""
+    """`own` laid over `base`; mappings inside (`samples`) are merged, all else is replaced."""
     merged = dict(base)
     for key, value in own.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)

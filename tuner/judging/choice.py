@@ -24,11 +24,11 @@ RUNGS = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on the select split, of the search and of the baselines (``by_hand``): a ladder each.
+    """What was chosen on the select split, of the search and of the baselines (`by_hand`): a ladder each.
 
     A ladder begins with a safer, larger cache and ends with the smallest that met the goal; it is empty if none did.
-    Which of its rungs hold is for the report split to say (`tuner.judging.proof`). ``finalists`` are all that the
-    search sent; ``confidence`` is what they were held to, being so many.
+    Which of its rungs hold is for the report split to say (`tuner.judging.proof`). `finalists` are all that the
+    search sent; `confidence` is what they were held to, being so many.
     """
 
     picked: list[Candidate]
@@ -74,7 +74,7 @@ def _best(
 
 
 def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
-    """``best`` last, and before it larger and larger caches that meet the goal.
+    """`best` last, and before it larger and larger caches that meet the goal.
 
     They are of its shape where that meets the goal with more memory too, which it need not; else of another.
     """

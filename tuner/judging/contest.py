@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from a2sf_core.policy import Policy
-from tuner.judging.grading import Scorer
+from tuner.judging.grading import Grader
 from tuner.judging.intervals import CONFIDENCE, Interval, level_for_many, paired_interval, with_unseen_loss
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
@@ -26,7 +26,7 @@ N_ERRORS = 2.5
 class Candidate:
     """A policy with its paired difference to the full cache, in points of the task's metric (negative is worse).
 
-    ``paired`` are the differences ``[sample]`` behind the interval; ``params`` the point of the space it came from.
+    `paired` are the differences `[sample]` behind the interval; `params` the point of the space it came from.
     """
 
     label: str
@@ -46,16 +46,16 @@ class Contest:
     """What every contender is held to: the samples of one split, the task's metric, the goal in points."""
 
     engine: Engine
-    scorer: Scorer
+    grader: Grader
     space: Space
     max_degradation: float
     seed: int
     confidence: float = CONFIDENCE
 
     def measure(self, label: str, policy: Policy, params: Params | None = None) -> Candidate:
-        """Measure ``policy`` on all samples against the full cache."""
+        """Measure `policy` on all samples against the full cache."""
         losses = self.engine.evaluate(policy)
-        paired = 100 * (self.scorer(self.engine, policy) - self._full_score())
+        paired = 100 * (self.grader(self.engine, policy) - self._full_score())
         interval = paired_interval(paired, self.seed, self.confidence, self._resolution(losses))
         return Candidate(label, policy, float(losses.cache_fraction.mean()), interval, params or {}, paired)
 
@@ -66,14 +66,14 @@ class Contest:
         the likelihood, which is cheap) come first, until even full marks on all the rest would not do.
         """
         full, policy = self._full_score(), self.space.policy(params)
-        if not self.scorer.metric.needs_generation:
+        if not self.grader.metric.needs_generation:
             seen = self.engine.race([policy], lambda _, seen: self._is_hopeless(seen))[0]
             return self.measure(label, policy, params) if seen.n == len(full) else None
         hurt = self.engine.evaluate(policy).nll - self.engine.evaluate(Policy.full(self.engine.n_layers)).nll
         order = np.argsort(-hurt)
         for stop in range(GENERATE_AT_ONCE, len(order), GENERATE_AT_ONCE):
             rows = order[:stop]
-            if self._out_of_reach(self.scorer.on(self.engine, policy, rows), rows):
+            if self._out_of_reach(self.grader.on(self.engine, policy, rows), rows):
                 return None
         return self.measure(label, policy, params)
 
@@ -83,7 +83,7 @@ class Contest:
         return bool(paired.mean() + N_ERRORS * paired.std(ddof=1) / np.sqrt(seen.n) < -self.max_degradation)
 
     def _out_of_reach(self, scores: np.ndarray, rows: np.ndarray) -> bool:
-        """True if the mean difference misses the goal even with full marks on all samples but ``rows``."""
+        """True if the mean difference misses the goal even with full marks on all samples but `rows`."""
         full = self._full_score()
         unseen = np.delete(full, rows)
         best = (scores - full[rows]).sum() + (1 - unseen).sum()
@@ -91,17 +91,17 @@ class Contest:
 
     def with_unseen(self, candidate: Candidate) -> np.ndarray:
         """The candidate's differences and one loss that was not seen: see `with_unseen_loss`."""
-        return with_unseen_loss(candidate.paired, self.scorer.resolution(self.engine))
+        return with_unseen_loss(candidate.paired, self.grader.resolution(self.engine))
 
     def _full_score(self) -> np.ndarray:
-        return self.scorer(self.engine, Policy.full(self.engine.n_layers))
+        return self.grader(self.engine, Policy.full(self.engine.n_layers))
 
     def _resolution(self, losses: Losses) -> float:
         # The full cache against itself is certain.
-        return self.scorer.resolution(self.engine) if losses.cache_fraction.min() < 1 else 0.0
+        return self.grader.resolution(self.engine) if losses.cache_fraction.min() < 1 else 0.0
 
     def smallest(self, name: str, params: Params, around: float | None = None) -> list[Candidate]:
-        """``params`` at several budgets: a bisection for the smallest one that meets the goal, all steps of it.
+        """`params` at several budgets: a bisection for the smallest one that meets the goal, all steps of it.
 
         Args:
             around: look from half to twice this budget only. A shape that was found at one budget is not always better

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,19 @@ from tuner.inputs.metrics import METRICS
 from tuner.measuring.engine import Engine
 
 
-class Scorer:
-    """Callable ``(engine, policy) -> [sample]`` of float64, 0 to 1, higher is better; texts are generated once each.
+class Grader:
+    """Callable `(engine, policy) -> [sample]` of float64, 0 to 1, higher is better; texts are generated once each.
 
     Args:
         metric: a name in `tuner.inputs.metrics.METRICS`.
-        references: the reference answer of every sample id.
+        model, tokenizer: that write the texts.
+        max_new_tokens: of a text.
     """
 
-    def __init__(
-        self, metric: str, model: Any, tokenizer: Any, references: Mapping[str, str], max_new_tokens: int
-    ) -> None:
+    def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
         self.metric = METRICS[metric]
         self._model = model
         self._tokenizer = tokenizer
-        self._references = references
         self._max_new_tokens = max_new_tokens
         self._texts: dict[tuple[str, Policy], str] = {}
 
@@ -39,7 +36,7 @@ class Scorer:
         return self.by_text(engine, policy, self.metric.name)
 
     def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
-        """The score of the samples ``rows`` alone, in that order; for metrics on generated text."""
+        """The score of the samples `rows` alone, in that order; for metrics on generated text."""
         return self._compute([engine.samples[row] for row in rows], policy, self.metric.name)
 
     def resolution(self, engine: Engine) -> float:
@@ -49,17 +46,17 @@ class Scorer:
         return 100.0 / float(np.mean([len(sample.answer_ids) for sample in engine.samples]))
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
-        """A generation metric whatever the task's own is, ``[sample]``."""
+        """A generation metric whatever the task's own is, `[sample]`."""
         return self._compute(engine.samples, policy, metric)
 
     def texts(self, engine: Engine, policy: Policy) -> list[str]:
-        """What the model writes under ``policy``, greedily, per sample."""
+        """What the model writes under `policy`, greedily, per sample."""
         return self._write(engine.samples, policy)
 
     def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
         compute = METRICS[metric].compute
         texts = self._write(samples, policy)
-        return np.array([compute(text, self._references[s.id]) for text, s in zip(texts, samples, strict=True)])
+        return np.array([compute(text, sample.answer) for text, sample in zip(texts, samples, strict=True)])
 
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]

@@ -34,7 +34,7 @@ class Interval:
 def paired_interval(
     differences: np.ndarray, seed: int, confidence: float = CONFIDENCE, resolution: float = 0.0
 ) -> Interval:
-    """Bootstrap interval (percentile, SciPy) of the mean of per-sample differences ``[sample]``.
+    """Bootstrap interval (percentile, SciPy) of the mean of per-sample differences `[sample]`.
 
     Args:
         resolution: the smallest loss that one sample can show (one wrong token, one wrong answer). A bootstrap cannot
@@ -49,19 +49,19 @@ def paired_interval(
 
 
 def with_unseen_loss(differences: np.ndarray, resolution: float) -> np.ndarray:
-    """``[sample + 1]``: one more sample that loses ``resolution``, or as much as the worst seen; as it is for 0."""
+    """`[sample + 1]`: one more sample that loses `resolution`, or as much as the worst seen; as it is for 0."""
     return np.append(differences, min(-resolution, float(np.min(differences)))) if resolution else differences
 
 
 def level_for_many(differences: Sequence[np.ndarray], seed: int, error: float) -> float:
-    """How far out in the tail each of many lower bounds has to lie so that one of them is wrong with chance ``error``.
+    """How far out in the tail each of many lower bounds has to lie so that one of them is wrong with chance `error`.
 
     Choosing among many candidates favours the lucky ones. Candidates that lose on the same samples are lucky together,
-    so the level lies between ``error`` (they are all alike) and ``error`` over their number (Bonferroni); where, is
+    so the level lies between `error` (they are all alike) and `error` over their number (Bonferroni); where, is
     read off a bootstrap of all of them at once, as in Westfall and Young's step-down tests (1993).
 
     Args:
-        differences: one array ``[sample]`` per candidate, over the same samples.
+        differences: one array `[sample]` per candidate, over the same samples.
     """
     table = np.stack([row for row in differences if np.ptp(row) > 0] or [np.array([0.0, 1.0])])  # [candidate, sample]
     n = table.shape[1]
@@ -72,12 +72,12 @@ def level_for_many(differences: Sequence[np.ndarray], seed: int, error: float) -
 
 
 def half_width(differences: np.ndarray, n: int) -> float:
-    """About how far the 95 % interval of ``n`` samples like these will reach to each side."""
+    """About how far the 95 % interval of `n` samples like these will reach to each side."""
     return 1.96 * float(np.std(differences, ddof=1)) / math.sqrt(n)
 
 
 def samples_for(differences: np.ndarray, wanted: float) -> int:
-    """How many samples like these an interval of plus or minus ``wanted`` takes."""
+    """How many samples like these an interval of plus or minus `wanted` takes."""
     return math.ceil((half_width(differences, 1) / wanted) ** 2)
 
 

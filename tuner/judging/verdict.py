@@ -17,7 +17,7 @@ def best_of(tuned: Candidate | None, baseline: Candidate | None, goal: float) ->
 
 
 def verdict(tuned: Candidate | None, closest: Candidate | None, baseline: Candidate | None, goal: float, n: int) -> str:
-    """What was found, in one sentence; all candidates measured on the ``n`` samples of the report split.
+    """What was found, in one sentence; all candidates measured on the `n` samples of the report split.
 
     Args:
         tuned: the policy picked on the select split, None if none met the goal there.

@@ -29,7 +29,7 @@ _current: ContextVar[KeptLayer] = ContextVar("a2sf_answers_layer")
 
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """Inside, ``model`` reads answers with an `AnswerCache`; afterwards it is as it was."""
+    """Inside, `model` reads answers with an `AnswerCache`; afterwards it is as it was."""
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation(NAME)
@@ -42,8 +42,8 @@ class AnswerCache(Cache):
     """Kept keys and values of a batch of prompts, for one forward over answers. One pair of arguments per layer.
 
     Args:
-        stored: keys and values ``[batch, kv_head, key, dim]`` of the whole, left-padded prompts.
-        keep: bool ``[batch, kv_head, key]``, which of them are kept.
+        stored: keys and values `[batch, kv_head, key, dim]` of the whole, left-padded prompts.
+        keep: bool `[batch, kv_head, key]`, which of them are kept.
         n_new: answer tokens that come.
     """
 
@@ -56,8 +56,8 @@ class KeptLayer(CacheLayerMixin):
     """One layer: kept tokens, then the answer's.
 
     Attributes:
-        keys, values: ``[batch, kv_head, kept + new, dim]``; the last ``new`` are filled by `update`.
-        slots: int64 ``[batch, kv_head, kept]``, ascending, -1 for unused ones.
+        keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`.
+        slots: int64 `[batch, kv_head, kept]`, ascending, -1 for unused ones.
     """
 
     is_sliding = False
@@ -96,7 +96,7 @@ class KeptLayer(CacheLayerMixin):
         return -1
 
     def bias(self, group: int, sliding_window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where an answer token may look and -inf elsewhere: ``[batch, kv_head or 1, group * new, kept + new]``."""
+        """0 where an answer token may look and -inf elsewhere: `[batch, kv_head or 1, group * new, kept + new]`."""
         slots = self.slots[:, :1] if self._alike and sliding_window is None else self.slots
         n_kept, new = slots.shape[-1], torch.arange(self.n_new, device=slots.device)
         bias = torch.zeros(*slots.shape[:2], group, self.n_new, n_kept + self.n_new, dtype=dtype, device=slots.device)
@@ -112,7 +112,7 @@ class KeptLayer(CacheLayerMixin):
 
 
 def _take(stored: Tensor, rows: Tensor) -> Tensor:
-    """``[batch, kv_head, slot, dim]``: whole rows, which is faster than a gather."""
+    """`[batch, kv_head, slot, dim]`: whole rows, which is faster than a gather."""
     return stored.view(-1, stored.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, -1)
 
 
@@ -126,7 +126,7 @@ def _attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """``query`` ``[batch, head, new, dim]`` over ``key`` and ``value`` ``[batch, kv_head, kept + new, dim]``."""
+    """`query` `[batch, head, new, dim]` over `key` and `value` `[batch, kv_head, kept + new, dim]`."""
     batch, heads, new, dim = query.shape
     kv_heads = key.shape[1]
     bias = _current.get().bias(heads // kv_heads, sliding_window, query.dtype)

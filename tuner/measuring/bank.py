@@ -14,8 +14,6 @@ HALF_LIVES: tuple[float, ...] = (
 """The bank: half-lives in tokens that every prompt is scored for in one pass."""
 SNAPKV_WINDOW = 16
 """Queries of the SnapKV-like baseline's voting window."""
-
-
 BANK: tuple[ScoreRule, ...] = (*map(Decay, HALF_LIVES), Window(SNAPKV_WINDOW), Position(), Random())
 """The rules that a prompt is ranked by when it is read."""
 

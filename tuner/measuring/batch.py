@@ -17,8 +17,8 @@ from tuner.measuring.losses import FullAnswers
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """What one layer holds of a batch of prompts: keys and values ``[batch, kv_head, key, dim]`` and the token orders
-    ``[score, batch, kv_head, key]`` (int16 where that suffices), one per half-life of the bank, then per window."""
+    """What one layer holds of a batch of prompts: keys and values `[batch, kv_head, key, dim]` and the token orders
+    `[score, batch, kv_head, key]` (int16 where that suffices), one per half-life of the bank, then per window."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -32,9 +32,9 @@ class StoredLayer:
 class PromptBatch:
     """A batch of prompts, left-padded to one length, read once, with everything a trial needs.
 
-    samples: indices into the engine's samples. n_tokens: ``[batch]``. mask and prompts: ``[batch, key]``, bool and
-    int64. first_logits: ``[batch, vocab]``, which predict the first answer token. answers and answer_valid:
-    ``[batch, token]``. full: what the full cache says of the answers.
+    samples: indices into the engine's samples. n_tokens: `[batch]`. mask and prompts: `[batch, key]`, bool and
+    int64. first_logits: `[batch, vocab]`, which predict the first answer token. answers and answer_valid:
+    `[batch, token]`. full: what the full cache says of the answers.
     """
 
     samples: list[int]
@@ -55,7 +55,7 @@ class PromptBatch:
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on `device`."""
         own: dict[str, Any] = {
             field.name: value.to(device)
             for field in fields(self)
@@ -67,7 +67,7 @@ class PromptBatch:
 
 
 def keep_masks(batch: PromptBatch, policy: Policy) -> list[torch.Tensor]:
-    """Per layer which slots ``policy`` keeps: bool ``[batch, kv_head, key]``."""
+    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`."""
     return [_keep(layer, rule, batch.n_tokens) for layer, rule in zip(batch.layers, policy.layers, strict=True)]
 
 
@@ -87,7 +87,7 @@ class LayerBuilder:
     """
 
     def __init__(self, first: PromptLayer, mask: torch.Tensor) -> None:
-        """Room for prompts like ``first`` under ``mask`` ``[batch, key]``."""
+        """Room for prompts like `first` under `mask` `[batch, key]`."""
         rows, width = mask.shape
         heads = first.keys.shape[1]
         small = width <= torch.iinfo(torch.int16).max
@@ -100,7 +100,7 @@ class LayerBuilder:
         )
 
     def put(self, row: int, prompt: PromptLayer) -> None:
-        """Take in ``prompt``, a batch of one without padding, as row ``row``."""
+        """Take in `prompt`, a batch of one without padding, as row `row`."""
         n, width = prompt.keys.shape[2], self.layer.keys.shape[2]
         missing = width - n
         self.layer.keys[row, :, missing:] = prompt.keys[0]
@@ -112,7 +112,7 @@ class LayerBuilder:
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids ``[batch, token]`` and which of them are real; zeros on the left (prompts) or right (answers)."""
+    """Token ids `[batch, token]` and which of them are real; zeros on the left (prompts) or right (answers)."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     real = torch.zeros(len(rows), width, dtype=torch.bool)

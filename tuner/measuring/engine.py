@@ -1,8 +1,8 @@
 """Each prompt is read once; a trial gathers the kept keys and values and runs the model over the answers only.
 
-With ``evict: prefill`` the prompt's keys, values and attention do not depend on the policy (design.md, section 2). The
+With `evict: prefill` the prompt's keys, values and attention do not depend on the policy. The
 engine stores, per layer, half-life and KV head, the order of the tokens by score; any budget is a prefix of it.
-Policies that evict while the prompt is read (``chunk``, ``step``) are measured by really running them.
+Policies that evict while the prompt is read (`chunk`, `step`) are measured by really running them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers, Losses, Seen, token_losses
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.store import Block, Store
-
-Progress = Callable[[int, int], None]
+from tuner.watch import Progress
 
 
 class Engine:
     """Measures policies on a fixed list of samples, block by block.
 
-    Figures do not depend on ``memory``: bit for bit on a CPU; on a GPU up to what its kernels vary from run to run when
+    Figures do not depend on `memory`: bit for bit on a CPU; on a GPU up to what its kernels vary from run to run when
     a prompt is read again (scores that tie to the last digit may then rank the other way).
 
     Args:
@@ -96,7 +95,7 @@ class Engine:
     # ---- measuring --------------------------------------------------------------------------------------
 
     def evaluate(self, policy: Policy) -> Losses:
-        """Losses of ``policy`` on every sample; policies that keep the same tokens are computed once.
+        """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
 
         Raises:
             A2SFError: if the policy has another number of layers or KV heads, a half-life that is not in the bank, or
@@ -109,25 +108,25 @@ class Engine:
         return [seen.losses for seen in self.race(policies)]
 
     def evaluate_blocks(self, policy: Policy, n_blocks: int) -> Seen:
-        """``policy`` on the first ``n_blocks`` blocks only, which are a random part of the samples."""
+        """`policy` on the first `n_blocks` blocks only, which are a random part of the samples."""
         return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
 
     def knows(self, policy: Policy) -> bool:
-        """True if ``policy`` was measured before, at least in part: asking again costs nothing, or less."""
+        """True if `policy` was measured before, at least in part: asking again costs nothing, or less."""
         return (0, policy) in self._measured
 
     def race(self, policies: Sequence[Policy], is_hopeless: Callable[[int, Seen], bool] | None = None) -> list[Seen]:
-        """Measure ``policies`` block by block, those that are still alive; every block is loaded once for all.
+        """Measure `policies` block by block, those that are still alive; every block is loaded once for all.
 
         What was measured stays known: a policy that was dropped goes on later where it stopped.
 
         Args:
             policies: to measure.
-            is_hopeless: called after each block but the last with a place in ``policies`` and what was seen of that
+            is_hopeless: called after each block but the last with a place in `policies` and what was seen of that
                 policy so far; True drops it.
 
         Returns:
-            what was seen of each policy; ``rows`` are all samples for one that was not dropped.
+            what was seen of each policy; `rows` are all samples for one that was not dropped.
         """
         return self._race(policies, is_hopeless, self.n_blocks)
 
@@ -161,7 +160,7 @@ class Engine:
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
     def _measure_block(self, index: int, policies: Sequence[Policy]) -> None:
-        """Fill the cache for ``policies`` on one block, which is loaded only if some of them are not known yet."""
+        """Fill the cache for `policies` on one block, which is loaded only if some of them are not known yet."""
         unknown = [policy for policy in dict.fromkeys(policies) if (index, policy) not in self._measured]
         if not unknown:
             return
@@ -189,7 +188,7 @@ class Engine:
 
     @torch.no_grad()
     def _answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
-        """Logits ``[batch, token, vocab]`` of the answer tokens over the slots in ``keep``; the model is answering."""
+        """Logits `[batch, token, vocab]` of the answer tokens over the slots in `keep`; the model is answering."""
         logits = batch.first_logits[:, None]  # [batch, 1, vocab]
         read = batch.answers.shape[1] - 1
         if read == 0:
@@ -198,7 +197,7 @@ class Engine:
         return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
 
     def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
-        """Logits ``[batch, token, vocab]`` after reading answer tokens ``start`` to ``stop - 1``."""
+        """Logits `[batch, token, vocab]` after reading answer tokens `start` to `stop - 1`."""
         mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
         steps = torch.arange(start, stop, device=mask.device)
         return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
@@ -286,7 +285,7 @@ def _by_gathering(policy: Policy) -> bool:
 
 
 def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
-    """From the answers' logits ``[batch, token, vocab]`` and, per layer, counts of kept tokens ``[batch, kv_head]``."""
+    """From the answers' logits `[batch, token, vocab]` and, per layer, counts of kept tokens `[batch, kv_head]`."""
     figures = token_losses(logits[batch.answer_valid], batch.answers, batch.answer_valid, batch.full)
     shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
     return Losses(**figures, cache_fraction=shares.mean(0).cpu().numpy())
@@ -297,7 +296,7 @@ def _join(parts: list[Losses]) -> Losses:
 
 
 def _fingerprint(keep: list[list[torch.Tensor]]) -> bytes:
-    """Of the kept slots of a block, per batch and layer bool ``[batch, kv_head, key]``."""
+    """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
     digest = hashlib.blake2b(digest_size=16)
     for masks in keep:
         digest.update(torch.stack(masks).cpu().numpy().tobytes())

@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Losses:
-    """Per-sample figures of one policy, arrays ``[sample]`` of float64 in the order of the samples asked for.
+    """Per-sample figures of one policy, arrays `[sample]` of float64 in the order of the samples asked for.
 
     nll: mean negative log-likelihood of the reference answer's tokens, nats per token, teacher-forced.
     kl: mean KL divergence KL(full cache || policy) of the next-token distributions, nats per token.
@@ -31,12 +31,12 @@ class Losses:
         return all(bool(np.isfinite(getattr(self, field.name)).all()) for field in fields(self))
 
     def at(self, rows: np.ndarray) -> Losses:
-        """The same for the samples ``rows`` alone, in that order."""
+        """The same for the samples `rows` alone, in that order."""
         return Losses(**{field.name: getattr(self, field.name)[rows] for field in fields(Losses)})
 
     @staticmethod
     def join(parts: Sequence[Losses], order: np.ndarray) -> Losses:
-        """Concatenate ``parts`` and put sample ``order[i]`` at place i."""
+        """Concatenate `parts` and put sample `order[i]` at place i."""
         return Losses(
             **{
                 field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
@@ -47,7 +47,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a policy: ``losses`` on the samples ``rows`` (int ``[sample]``, ascending), in that order."""
+    """What is known of a policy: `losses` on the samples `rows` (int `[sample]`, ascending), in that order."""
 
     rows: np.ndarray
     losses: Losses
@@ -62,7 +62,7 @@ class Seen:
 class FullAnswers:
     """What the full cache says of the answers' tokens, padding left out.
 
-    log_probs: ``[answer_token, vocab]`` float32. top: ``[answer_token]``, the likeliest token.
+    log_probs: `[answer_token, vocab]` float32. top: `[answer_token]`, the likeliest token.
     """
 
     log_probs: torch.Tensor
@@ -70,7 +70,7 @@ class FullAnswers:
 
     @staticmethod
     def of(logits: torch.Tensor) -> FullAnswers:
-        """From logits ``[answer_token, vocab]`` of any float dtype."""
+        """From logits `[answer_token, vocab]` of any float dtype."""
         log_probs = logits.float().log_softmax(-1)
         return FullAnswers(log_probs, log_probs.argmax(-1))
 
@@ -84,8 +84,8 @@ def token_losses(
     """Mean figures over the valid answer tokens of each row.
 
     Args:
-        logits: ``[answer_token, vocab]``, any float dtype, for the valid tokens only, row by row.
-        targets: ``[batch, token]`` int64; valid: ``[batch, token]`` bool.
+        logits: `[answer_token, vocab]`, any float dtype, for the valid tokens only, row by row.
+        targets: `[batch, token]` int64; valid: `[batch, token]` bool.
     """
     log_probs = logits.float().log_softmax(-1)  # [answer_token, vocab]
     top = log_probs.argmax(-1)  # [answer_token]

@@ -39,7 +39,7 @@ def default_memory(device: torch.device | str) -> int:
 
 
 def room(memory: int | None, device: torch.device | str) -> Room:
-    """How a limit of ``memory`` bytes (None: no limit) is shared: the device first, up to half of its free memory."""
+    """How a limit of `memory` bytes (None: no limit) is shared: the device first, up to half of its free memory."""
     if memory is None:
         return Room(float("inf"), 0)
     if torch.device(device).type != "cuda":

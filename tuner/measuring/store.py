@@ -65,7 +65,7 @@ class Store:
         return self.n_stored < self._count
 
     def load(self, index: int) -> Block:
-        """Block ``index`` on the device."""
+        """Block `index` on the device."""
         on_device = len(self._on_device)
         if index < on_device:
             return self._on_device[index]

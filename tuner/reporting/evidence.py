@@ -1,115 +1,174 @@
-"""What a run leaves behind for its readers: evidence as JSON, pictures, and the last lines on the screen."""
+"""What a run leaves behind for an auditor: every figure with how it was made. Nothing is measured here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
+from tuner.judging.contest import Candidate
+from tuner.judging.intervals import CONFIDENCE, half_width, samples_for
+from tuner.judging.proof import Generated, OnReport, Outcome
+from tuner.search.records import TrialRecord
+from tuner.search.warm_start import what_transferred
 
-from a2sf_core.policy import Policy
-from tuner.judging.choice import Choice
-from tuner.judging.contest import Contest
-from tuner.judging.grading import Scorer
-from tuner.judging.intervals import half_width, paired_interval, samples_for
-from tuner.measuring.engine import Engine
-
-if TYPE_CHECKING:
-    from tuner.judging.proof import Outcome
-
-from tuner.measuring.losses import Losses
-
-N_SHOWN_OUTPUTS = 3
 NICE_POINTS = (10, 5, 3, 2, 1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 """Precisions that a user may ask for next."""
 
 
-def evidence(outcome: Outcome, choice: Choice, proving: Contest) -> dict[str, Any]:
-    """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made."""
-    chosen, unseen = outcome.exported, proving.engine
-    full_cache = Policy.full(unseen.n_layers)
-    losses = unseen.evaluate(chosen.policy)
-    bytes_full, bytes_kept = cache_bytes(losses, unseen)
-    nll = paired_interval(losses.nll - unseen.evaluate(full_cache).nll, proving.seed)
-    paired = proving.with_unseen(chosen)
-    width = half_width(paired, len(unseen.samples))
+@dataclass(frozen=True)
+class Quality:
+    """The metric with the full cache (0 to 1), and intervals (mean, low, high) of what the policy changes."""
+
+    full_cache: float
+    difference_points: list[float]
+    nll_increase_nats: list[float]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """Share of the full cache, and bytes of keys and values per prompt, mean over the report samples."""
+
+    fraction: float
+    bytes_per_prompt_full: int
+    bytes_per_prompt_kept: int
+
+
+@dataclass(frozen=True)
+class DroppedTokens:
+    """What the dropped tokens did: to the next-token distributions, to the likeliest token, to written texts."""
+
+    kl_nats_per_token: float
+    changed_top_choice: float
+    generated: Generated
+
+
+@dataclass(frozen=True)
+class CandidateFigures:
+    """One candidate: cache and difference in points (mean, low, high)."""
+
+    label: str
+    cache_fraction: float
+    difference_points: list[float]
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> CandidateFigures:
+        """Those of `candidate`."""
+        return cls(candidate.label, candidate.cache_fraction, candidate.difference.to_list())
+
+
+@dataclass(frozen=True)
+class HowChosen:
+    """Among how many, how strictly, and what search and select samples promised in points."""
+
+    candidates: int
+    confidence_of_each: float
+    search_difference_points: float
+    select_difference_points: list[float] | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How wide the interval is to each side, a finer width to ask for next, and the samples that it takes."""
+
+    half_width_points: float
+    finer_points: float
+    samples_for_finer: int
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Samples of each part, and what may have passed between the parts."""
+
+    search: int
+    select: int
+    report: int
+    contexts_shared_between_splits: int
+    times_report_was_looked_at: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made.
+
+    Names and order of the fields are those of the JSON in report.json and a2sf_config.json. `trials` counts them by
+    state; `study` says by name what it was made with.
+    """
+
+    verdict: str
+    goal_points: float
+    metric: str
+    policy_from: str
+    quality: Quality
+    cache: CacheSize
+    dropped_tokens: DroppedTokens
+    best_baseline: CandidateFigures | None
+    choice: HowChosen
+    precision: Precision
+    samples: SampleCounts
+    trials: Mapping[str, int]
+    warm_start: str
+    study: Mapping[str, str]
+    mlflow_run_id: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of the report split, for MLflow's parent run."""
+        mean, low, high = self.quality.difference_points
+        metrics = {
+            "report_difference_points": mean,
+            "report_difference_low": low,
+            "report_difference_high": high,
+            "report_cache_fraction": self.cache.fraction,
+            "report_kl": self.dropped_tokens.kl_nats_per_token,
+            "report_changed_tokens": self.dropped_tokens.changed_top_choice,
+        }
+        if self.best_baseline:
+            metrics["report_baseline_cache_fraction"] = self.best_baseline.cache_fraction
+        return metrics
+
+
+def gather(
+    outcome: Outcome,
+    records: Sequence[TrialRecord],
+    samples: SampleCounts,
+    study: Mapping[str, str],
+    mlflow_run_id: str,
+) -> Evidence:
+    """The evidence of a run from what its steps have measured."""
+    chosen, found, choice = outcome.exported, outcome.on_report, outcome.choice
+    bytes_full, bytes_kept = cache_bytes(found)
+    width = half_width(found.with_unseen, found.n_samples)
     finer = next((step for step in NICE_POINTS if step <= width / 2), NICE_POINTS[-1])
-    return {
-        "verdict": outcome.sentence,
-        "goal_points": proving.max_degradation,
-        "metric": proving.scorer.metric.name,
-        "policy_from": chosen.label,
-        "quality": {
-            "full_cache": float(proving.scorer(unseen, full_cache).mean()),
-            "difference_points": chosen.difference.to_list(),
-            "nll_increase_nats": nll.to_list(),
-            "confidence": 0.95,
-        },
-        "cache": {
-            "fraction": chosen.cache_fraction,
-            "bytes_per_prompt_full": bytes_full,
-            "bytes_per_prompt_kept": bytes_kept,
-        },
-        "dropped_tokens": {
-            "kl_nats_per_token": float(losses.kl.mean()),
-            "changed_top_choice": float(losses.changed.mean()),
-            "generated": _generated(outcome, unseen, proving.scorer, losses.kl),
-        },
-        "best_baseline": outcome.baseline
-        and {
-            "label": outcome.baseline.label,
-            "cache_fraction": outcome.baseline.cache_fraction,
-            "difference_points": outcome.baseline.difference.to_list(),
-        },
-        "choice": {
-            "candidates": len(choice.finalists),
-            "confidence_of_each": choice.confidence,
-            "search_difference_points": outcome.on_search,
-            "select_difference_points": choice.picked[-1].difference.to_list() if choice.picked else None,
-        },
-        "precision": {
-            "half_width_points": width,
-            "finer_points": finer,
-            "samples_for_finer": samples_for(paired, finer),
-        },
-    }
+    return Evidence(
+        verdict=outcome.sentence,
+        goal_points=outcome.goal,
+        metric=found.metric,
+        policy_from=chosen.label,
+        quality=Quality(found.full_score, chosen.difference.to_list(), found.nll_increase.to_list(), CONFIDENCE),
+        cache=CacheSize(chosen.cache_fraction, bytes_full, bytes_kept),
+        dropped_tokens=DroppedTokens(
+            float(found.losses.kl.mean()), float(found.losses.changed.mean()), found.generated
+        ),
+        best_baseline=CandidateFigures.of(outcome.baseline) if outcome.baseline else None,
+        choice=HowChosen(
+            len(choice.finalists), choice.confidence, outcome.on_search,
+            choice.picked[-1].difference.to_list() if choice.picked else None,
+        ),
+        precision=Precision(width, finer, samples_for(found.with_unseen, finer)),
+        samples=samples,
+        trials={state: sum(r.state == state for r in records) for state in ("complete", "pruned", "failed")},
+        warm_start=what_transferred(records),
+        study=study,
+        mlflow_run_id=mlflow_run_id,
+    )  # fmt: skip
 
 
-def _generated(outcome: Outcome, unseen: Engine, scorer: Scorer, kl: np.ndarray) -> dict[str, Any]:
-    """Text that the model really writes with the full and the pruned cache, where pruning changed the most."""
-    full = Policy.full(unseen.n_layers)
-    exact = {
-        name: float(scorer.by_text(unseen, policy, "exact_match").mean())
-        for name, policy in (("full_cache", full), ("policy", outcome.exported.policy))
-    }
-    before, after = scorer.texts(unseen, full), scorer.texts(unseen, outcome.exported.policy)
-    worst = np.argsort(-kl)[:N_SHOWN_OUTPUTS]
-    return {
-        "exact_match": exact,
-        "identical_outputs": float(np.mean([a == b for a, b in zip(before, after, strict=True)])),
-        "most_changed": [
-            {"id": unseen.samples[i].id, "full_cache": before[i], "policy": after[i]} for i in worst.tolist()
-        ],
-    }
-
-
-def flat_metrics(found: dict[str, Any]) -> dict[str, float]:
-    """The figures of the report split, for MLflow's parent run."""
-    mean, low, high = found["quality"]["difference_points"]
-    metrics = {
-        "report_difference_points": mean,
-        "report_difference_low": low,
-        "report_difference_high": high,
-        "report_cache_fraction": found["cache"]["fraction"],
-        "report_kl": found["dropped_tokens"]["kl_nats_per_token"],
-        "report_changed_tokens": found["dropped_tokens"]["changed_top_choice"],
-    }
-    if found["best_baseline"]:
-        metrics["report_baseline_cache_fraction"] = found["best_baseline"]["cache_fraction"]
-    return metrics
-
-
-def cache_bytes(losses: Losses, engine: Engine) -> tuple[int, int]:
+def cache_bytes(found: OnReport) -> tuple[int, int]:
     """Bytes of keys and values per prompt, mean over the samples: full cache, and what the policy keeps."""
-    tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
-    full = tokens * engine.bytes_per_token
-    return int(full.mean()), int((full * losses.cache_fraction).mean())
+    full = found.n_tokens * found.bytes_per_token
+    return int(full.mean()), int((full * found.losses.cache_fraction).mean())

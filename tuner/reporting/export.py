@@ -10,6 +10,7 @@ from a2sf_core.config import A2SFConfig
 from a2sf_core.shape import fingerprint
 from tuner.alpha.model import AlphaModel
 from tuner.judging.contest import Candidate
+from tuner.reporting.evidence import Evidence
 
 
 def write_config(
@@ -18,15 +19,15 @@ def write_config(
     task: str,
     chosen: Candidate,
     alpha_model: AlphaModel,
-    evidence: dict[str, Any],
+    evidence: Evidence,
 ) -> Path:
-    """Write ``a2sf_config.json`` into ``folder``, atomically, and return its path."""
+    """Write `a2sf_config.json` into `folder`, atomically, and return its path."""
     config = A2SFConfig(
         model=fingerprint(model),
         task=task,
         policy=chosen.policy,
         alpha_model=alpha_model.to_dict(),
         guard=None,
-        evidence={"tuner_version": version("a2sf-tune"), **evidence},
+        evidence={"tuner_version": version("a2sf-tune"), **evidence.to_dict()},
     )
     return config.save_pretrained(folder)

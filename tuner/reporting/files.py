@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from a2sf_core.files import write_whole
+from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
+from tuner.judging.proof import Outcome
 from tuner.measuring.bank import HALF_LIVES
+from tuner.reporting.evidence import CandidateFigures, Evidence
 from tuner.reporting.half_life import half_life_png
 from tuner.reporting.pareto import pareto_html, pareto_png
 from tuner.reporting.profile_map import profile_png
@@ -20,31 +23,26 @@ from tuner.search.profile import PROFILE_FILE
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 
-if TYPE_CHECKING:
-    from tuner.judging.proof import Outcome
-
 
 def write(
-    folder: Path, records: Sequence[TrialRecord], outcome: Outcome, found: dict[str, Any], space: Space
+    folder: Path, records: Sequence[TrialRecord], outcome: Outcome, alpha: Fitted, evidence: Evidence, space: Space
 ) -> list[Path]:
-    """Write report.json and the pictures into ``folder`` and return their paths."""
-    paths = [folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")]
-    finalists = [
-        {"label": c.label, "cache_fraction": c.cache_fraction, "difference_points": c.difference.to_list()}
-        for c in outcome.finalists
-    ]
-    whole = {**found, "finalists_on_select": finalists, "alpha_model": outcome.alpha_model.to_dict()}
-    write_whole(paths[0], json.dumps(whole, indent=2) + "\n")
-    chosen = outcome.exported
-    for draw, path in ((pareto_png, paths[1]), (pareto_html, paths[2])):
-        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", found["goal_points"])
-    half_life_png(
-        paths[3], half_life_curves(outcome.losses), f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget"
+    """Write report.json and the pictures into `folder` and return their paths."""
+    report, png, html, half_life, profile = (
+        folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")
     )
+    finalists = [asdict(CandidateFigures.of(candidate)) for candidate in outcome.choice.finalists]
+    whole = {**evidence.to_dict(), "finalists_on_select": finalists, "alpha_model": alpha.model.to_dict()}
+    write_whole(report, json.dumps(whole, indent=2) + "\n")
+    chosen = outcome.exported
+    for draw, path in ((pareto_png, png), (pareto_html, html)):
+        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", outcome.goal)
+    curves = half_life_curves(alpha.losses)
+    half_life_png(half_life, curves, f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget")
     if space.profile is None:
-        return paths[:-1]
-    profile_png(paths[4], space.profile, chosen.policy)
-    return [*paths, folder / PROFILE_FILE]
+        return [report, png, html, half_life]
+    profile_png(profile, space.profile, chosen.policy)
+    return [report, png, html, half_life, profile, folder / PROFILE_FILE]
 
 
 def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:

@@ -11,9 +11,9 @@ from tuner.reporting.canvas import STYLES, canvas, name_lines
 
 
 def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], measured: str) -> None:
-    """Draw the loss against the half-life, one curve per group of prompts: ``{label: (half_lives, losses)}``.
+    """Draw the loss against the half-life, one curve per group of prompts: `{label: (half_lives, losses)}`.
 
-    ``measured`` says in a few words on what, for the line below the title.
+    `measured` says in a few words on what, for the line below the title.
     """
     points = {
         label: [(half_life, loss) for half_life, loss in zip(*curve, strict=True) if math.isfinite(loss)]

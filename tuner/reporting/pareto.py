@@ -89,7 +89,7 @@ def pareto_png(
         trials: all trials of the study. A label such as "h2o 0.4" makes a trial one point of the line "h2o".
         chosen: the policy that the study hands over, measured on the report split.
         baseline: the best that can be set by hand, measured on the same samples, or None.
-        quality_name: the metric of ``trials`` to draw: points lost against the full cache, lower is better.
+        quality_name: the metric of `trials` to draw: points lost against the full cache, lower is better.
         max_degradation: the goal, in the same points.
     """
     picture = _picture(trials, chosen, baseline, quality_name, max_degradation)
@@ -123,7 +123,7 @@ def pareto_html(
     quality_name: str,
     max_degradation: float,
 ) -> None:
-    """Draw the same as ``pareto_png``, to hover over: one file that also opens without a network."""
+    """Draw the same as `pareto_png`, to hover over: one file that also opens without a network."""
     import plotly.graph_objects as go
 
     picture = _picture(trials, chosen, baseline, quality_name, max_degradation)

@@ -14,7 +14,7 @@ MOST_CELLS_WITH_FIGURES = 80
 
 
 def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
-    """Draw what cutting every KV head costs, and the share that ``policy`` keeps of it."""
+    """Draw what cutting every KV head costs, and the share that `policy` keeps of it."""
     from matplotlib.figure import Figure
 
     loss = profile.head_loss[:, :, 0].T  # [kv_head, layer]
@@ -37,7 +37,7 @@ def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
 
 
 def kept_shares(policy: Policy, n_heads: int) -> np.ndarray:
-    """Budget shares ``[kv_head, layer]`` of a policy whose budgets are shares; no budget counts as 1."""
+    """Budget shares `[kv_head, layer]` of a policy whose budgets are shares; no budget counts as 1."""
     rows = []
     for layer in policy.layers:
         budget = 1.0 if layer.budget is None else layer.budget

@@ -2,71 +2,133 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
-
-if TYPE_CHECKING:
-    from tuner.judging.proof import Outcome
-    from tuner.tracking.tracker import Tracker
-
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
-from tuner.tracking.tracker import Tracker
+from tuner.reporting.result import Result
+from tuner.watch import Progress, Watch
 
-
-def show(
-    console: Console, folder: Path, outcome: Outcome, found: dict[str, Any], tracker: Tracker, config: Path
-) -> None:
-    """The last lines: a small table, the sentence, and what to do next."""
-    table = Table(title=f"On {found['samples']['report']} unseen samples", title_justify="left")
-    table.add_column("policy")
-    for name in ("cache", found["metric"].replace("_", " "), "exact"):
-        table.add_column(name, justify="right")
-    exact = found["dropped_tokens"]["generated"]["exact_match"]
-    table.add_row("full cache", "100%", f"{100 * found['quality']['full_cache']:.2f}", f"{exact['full_cache']:.1%}")
-    measured = [candidate for candidate in (outcome.tuned, outcome.baseline) if candidate]
-    for row in measured:
-        name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
-        right = f"{exact['policy']:.1%}" if row is outcome.exported else ""
-        table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
-    console.print(table)
-    console.print(f"\n{outcome.sentence}\n", style="bold", highlight=False)
-    precision = found["precision"]
-    console.print(
-        f"With {found['samples']['report']} report samples the interval is about ±{precision['half_width_points']:.2f} "
-        f"points; ±{precision['finer_points']:g} takes about {precision['samples_for_finer']} (--precision "
-        f"{precision['finer_points']:g}).", highlight=False,
-    )  # fmt: skip
-    if found["warm_start"]:
-        console.print(found["warm_start"], highlight=False)
-    looks = found["samples"]["times_report_was_looked_at"]
-    if looks > 1:
-        console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
-    model = outcome.alpha_model
-    gain = f"{model.gain.mean:+.4f} [{model.gain.low:+.4f}, {model.gain.high:+.4f}] nats per token"
-    said = model.reason or f"the regressor beat the best constant on select samples; on report samples it gains {gain}"
-    console.print(f"alpha: {said}", highlight=False)
-    console.print(f"MLflow    {tracker.serve_command()}", highlight=False, soft_wrap=True)
-    console.print(f"          then open {tracker.link()}", highlight=False, soft_wrap=True)
-    console.print(f"Picture   {folder / 'pareto.png'}", highlight=False, soft_wrap=True)
-    console.print(f"Policy    {config}", highlight=False, soft_wrap=True)
+SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
-def steps(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars with the time left; ``step(name)`` gives a callback for (done, total)."""
+def watching(console: Console) -> Iterator[Watch]:
+    """A watch for `tuner.tune`: bars with the time left on a terminal, plain lines where the output is piped."""
+    if not console.is_terminal:
+        lines = Lines(lambda text: console.print(text, highlight=False, soft_wrap=True))
+        yield lines
+        lines.close()
+        return
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console) as progress:
+    with Bars(*columns, console=console) as bars:
+        yield _OnTerminal(bars)
 
-        def step(name: str) -> Callable[[int, int], None]:
-            row = progress.add_task(name, total=None)
-            return lambda done, total: progress.update(row, completed=done, total=total)
 
-        yield step
+class _OnTerminal:
+    """A `Watch` of bars, one per step."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    def step(self, name: str) -> Progress:
+        row = self._bars.add_task(name, total=None)
+        return lambda done, total: self._bars.update(row, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        self._bars.console.print(text, highlight=False)
+
+
+class Lines:
+    """A `Watch` of plain lines: one every few seconds of a step, and one at its end.
+
+    Args:
+        write: called with each line.
+        clock: seconds, as of `time.monotonic`.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._unsaid = ""
+
+    def step(self, name: str) -> Progress:
+        """A step begins; what the one before has not said yet is said now."""
+        self.close()
+        began = said = self._clock()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal said
+            now = self._clock()
+            left = (now - began) / done * (total - done) if done else 0.0
+            self._unsaid = f"{name} {done}/{total}" + (f", {_clock_time(left)} left" if 0 < done < total else "")
+            if now - said >= SECONDS_BETWEEN_LINES:
+                said = now
+                self.close()
+
+        return progress
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.close()
+        self._write(text)
+
+    def close(self) -> None:
+        """Say how the last step ended, if that was not said."""
+        if self._unsaid:
+            self._write(self._unsaid)
+        self._unsaid = ""
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
+
+
+def show(console: Console, result: Result) -> None:
+    """The last lines: a small table, the sentence, and what to do next."""
+    evidence = result.evidence
+    n, precision = evidence.samples.report, evidence.precision
+    console.print(_table(result))
+    console.print(f"\n{result.sentence}\n", style="bold", highlight=False)
+    console.print(
+        f"With {n} report samples the interval is about ±{precision.half_width_points:.2f} points; "
+        f"±{precision.finer_points:g} takes about {precision.samples_for_finer} (--precision "
+        f"{precision.finer_points:g}).", highlight=False,
+    )  # fmt: skip
+    if evidence.warm_start:
+        console.print(evidence.warm_start, highlight=False)
+    looks = evidence.samples.times_report_was_looked_at
+    if looks > 1:
+        console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
+    gain = result.alpha.gain
+    said = result.alpha.reason or (
+        "the regressor beat the best constant on select samples; on report samples it gains "
+        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats per token"
+    )
+    console.print(f"alpha: {said}", highlight=False)
+    console.print(f"MLflow    {result.serve_command}", highlight=False, soft_wrap=True)
+    console.print(f"          then open {result.link}", highlight=False, soft_wrap=True)
+    console.print(f"Picture   {result.folder / 'pareto.png'}", highlight=False, soft_wrap=True)
+    console.print(f"Policy    {result.config}", highlight=False, soft_wrap=True)
+
+
+def _table(result: Result) -> Table:
+    """The full cache, the tuned policy and the best baseline on the report samples."""
+    evidence, outcome = result.evidence, result.outcome
+    table = Table(title=f"On {evidence.samples.report} unseen samples", title_justify="left")
+    table.add_column("policy")
+    for name in ("cache", evidence.metric.replace("_", " "), "exact"):
+        table.add_column(name, justify="right")
+    exact = evidence.dropped_tokens.generated.exact_match
+    table.add_row("full cache", "100%", f"{100 * evidence.quality.full_cache:.2f}", f"{exact.full_cache:.1%}")
+    for row in (outcome.tuned, outcome.baseline):
+        if row:
+            name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
+            right = f"{exact.policy:.1%}" if row is outcome.exported else ""
+            table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
+    return table

@@ -1,0 +1,1 @@
+"""Where to look: the space, its profile, known methods, and the study that tries them."""

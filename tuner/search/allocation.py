@@ -25,11 +25,11 @@ def lower_hull(budgets: Sequence[float], losses: Sequence[float]) -> list[tuple[
 
 
 def allocate(budgets: Sequence[float], losses: np.ndarray, total: float) -> np.ndarray:
-    """Shares ``[unit]`` of mean ``total`` that make the sum of the units' hulls least.
+    """Shares `[unit]` of mean `total` that make the sum of the units' hulls least.
 
     Args:
         budgets: ascending shares at which the losses were measured; the last is 1.
-        losses: ``[unit, budget]`` nats; those of the full cache are 0.
+        losses: `[unit, budget]` nats; those of the full cache are 0.
         total: mean share, 0 to 1. What is left when no unit gains any more is dealt out in equal parts; below the
             smallest measured budget all units get the same.
     """
@@ -49,7 +49,7 @@ def allocate(budgets: Sequence[float], losses: np.ndarray, total: float) -> np.n
 
 
 def fill(mean: float, weights: Sequence[float]) -> list[float]:
-    """Shares in proportion to ``weights``, mean ``mean``, none over 1: what is over goes to the others."""
+    """Shares in proportion to `weights`, mean `mean`, none over 1: what is over goes to the others."""
     n = len(weights)
     shares = [0.0] * n
     free = set(range(n))

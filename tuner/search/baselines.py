@@ -22,7 +22,7 @@ class Baseline:
     window: int = 0
 
     def params(self, budget: float) -> Params:
-        """The method at ``budget`` (share of the full cache); what shapes the layers is left out, so it is 0."""
+        """The method at `budget` (share of the full cache); what shapes the layers is left out, so it is 0."""
         return {
             "half_life_place": HALF_LIVES.index(self.half_life),
             "budget": budget,

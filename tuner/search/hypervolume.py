@@ -12,7 +12,7 @@ WORST_LOSS = 0.2
 
 
 def hypervolume(points: Iterable[Point], worst_loss: float = WORST_LOSS) -> float:
-    """Share of the rectangle (0 to 1 of the cache, 0 to ``worst_loss`` nats) that some point dominates, 0 to 1.
+    """Share of the rectangle (0 to 1 of the cache, 0 to `worst_loss` nats) that some point dominates, 0 to 1.
 
     A loss below 0 counts as 0: pruning that helps the likelihood is not a goal.
     """
@@ -26,7 +26,7 @@ def hypervolume(points: Iterable[Point], worst_loss: float = WORST_LOSS) -> floa
 
 
 def stood_still(points: Sequence[Point], patience: int, least_gain: float) -> bool:
-    """True if the last ``patience`` points together added less than ``least_gain`` to the hypervolume."""
+    """True if the last `patience` points together added less than `least_gain` to the hypervolume."""
     if len(points) <= patience:
         return False
     return hypervolume(points) - hypervolume(points[:-patience]) < least_gain

@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 
 def summary(losses: Losses, full: Losses) -> dict[str, float]:
-    """Means over the samples, quality relative to the full cache: nats for ``nll_increase``, points for accuracy."""
+    """Means over the samples, quality relative to the full cache: nats for `nll_increase`, points for accuracy."""
     return {
         QUALITY: float((losses.nll - full.nll).mean()),
         MEMORY: float(losses.cache_fraction.mean()),

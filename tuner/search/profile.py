@@ -34,10 +34,10 @@ Rule = tuple[float, float]
 class Profile:
     """Increase of the NLL (nats per token, mean over the samples) when one layer or KV head alone is cut.
 
-    layer_loss: ``[layer, budget]`` at `BUDGETS`, each with the best rule that was tried.
-    half_life, recent: ``[layer, budget]``, these rules. What is best depends on the budget: the smaller it is, the
+    layer_loss: `[layer, budget]` at `BUDGETS`, each with the best rule that was tried.
+    half_life, recent: `[layer, budget]`, these rules. What is best depends on the budget: the smaller it is, the
     more of it has to go to the last tokens.
-    head_loss: ``[layer, kv_head, budget]``: the layer's loss, shared out in proportion to what cutting each head alone
+    head_loss: `[layer, kv_head, budget]`: the layer's loss, shared out in proportion to what cutting each head alone
     costs. Heads that do the same work stand in for each other, so that what they cost alone adds up to too little.
     """
 
@@ -49,7 +49,7 @@ class Profile:
     evaluations: int
 
     def budgets(self, total: float) -> np.ndarray:
-        """Shares ``[layer, kv_head]`` of mean ``total`` by marginal utility.
+        """Shares `[layer, kv_head]` of mean `total` by marginal utility.
 
         A loss that passed for none is only known to be small, and small ones add up over the heads of a model. So
         every head is taken to lose `UNSEEN` at the smallest budget, falling with the logarithm of the budget: heads
@@ -62,7 +62,7 @@ class Profile:
         return shares.reshape(self.head_loss.shape[:2])
 
     def rules(self, shares: np.ndarray) -> list[Rule]:
-        """The best rule of each layer at its share of the cache ``[layer]``: that of the nearest measured budget."""
+        """The best rule of each layer at its share of the cache `[layer]`: that of the nearest measured budget."""
         distance = np.abs(np.log(shares[:, None] / np.array(BUDGETS)))  # [layer, budget]
         nearest = distance.argmin(-1)  # [layer]
         return [(self.half_life[i, place], self.recent[i, place]) for i, place in enumerate(nearest)]
@@ -80,7 +80,7 @@ class Profile:
         }
 
     def save(self, path: Path) -> None:
-        """Write JSON to ``path``, whole or not at all."""
+        """Write JSON to `path`, whole or not at all."""
         write_whole(path, json.dumps(self.to_dict()) + "\n")
 
     @classmethod

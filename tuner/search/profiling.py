@@ -16,8 +16,9 @@ import numpy as np
 from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
-from tuner.measuring.engine import Engine, Progress
+from tuner.measuring.engine import Engine
 from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Rule
+from tuner.watch import Progress
 
 PROFILE_BLOCKS = 4
 """Blocks of search samples that it is measured on: it says where to look, the trials say what is true."""
@@ -32,7 +33,7 @@ must not cost more than its search."""
 
 
 def measure_profile(engine: Engine, n_blocks: int, progress: Progress = lambda _done, _total: None) -> Profile:
-    """Measure the profile on the engine's first ``n_blocks`` blocks of samples."""
+    """Measure the profile on the engine's first `n_blocks` blocks of samples."""
     return _Measuring(engine, n_blocks, progress).profile()
 
 
@@ -117,14 +118,14 @@ class _Measuring:
 
 
 def _shared_out(layer_loss: np.ndarray, alone: np.ndarray) -> np.ndarray:
-    """``layer_loss`` ``[budget]`` in proportion to ``alone`` ``[kv_head, budget]``; in equal parts where that is 0."""
+    """`layer_loss` `[budget]` in proportion to `alone` `[kv_head, budget]`; in equal parts where that is 0."""
     total = alone.sum(0)  # [budget]
     equal = np.full_like(alone, 1 / len(alone))
     return layer_loss * np.divide(alone, total, out=equal, where=total > 0)
 
 
 def cut_alone(engine: Engine, layer: int, heads: Sequence[int], rule: Rule, budget: float) -> Policy:
-    """``heads`` of one ``layer`` keep ``budget``; everything else keeps all."""
+    """`heads` of one `layer` keep `budget`; everything else keeps all."""
     shares = [1.0] * engine.n_kv_heads
     for head in heads:
         shares[head] = budget

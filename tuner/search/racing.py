@@ -30,7 +30,7 @@ class Race:
 
     Attributes:
         memory: cache fraction of every finished trial.
-        loss: its NLL ``[sample]``.
+        loss: its NLL `[sample]`.
     """
 
     memory: list[float] = field(default_factory=list)

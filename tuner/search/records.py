@@ -18,9 +18,9 @@ SEED = "seed"
 class TrialRecord:
     """One finished trial of a study, as tracking and report see it.
 
-    ``state`` is "complete", "pruned" (stopped early, with the metrics of the samples it saw) or "failed". ``label`` is
+    `state` is "complete", "pruned" (stopped early, with the metrics of the samples it saw) or "failed". `label` is
     "search", the name of a baseline, or begins with `SEED` for a starting point that a profile or another study gave.
-    ``params`` are the sampled parameters and ``metrics`` the measured figures, by name; ``policy_json`` is the
+    `params` are the sampled parameters and `metrics` the measured figures, by name; `policy_json` is the
     whole policy.
     """
 

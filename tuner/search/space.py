@@ -33,7 +33,7 @@ SEEDS = {"decay": (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), "window": (0.12, 0.27)}
 
 @dataclass(frozen=True)
 class Range:
-    """One parameter: ``low`` to ``high``, whole numbers if both are ints; ``log`` searches it on a log scale."""
+    """One parameter: `low` to `high`, whole numbers if both are ints; `log` searches it on a log scale."""
 
     low: float
     high: float
@@ -120,7 +120,7 @@ class Space:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def policy(self, params: Params) -> Policy:
-        """The policy that ``params`` describe; one that is missing counts as 0."""
+        """The policy that `params` describe; one that is missing counts as 0."""
         shares = self._shares(params)  # [layer, kv_head]
         rules = self._rules(shares.mean(-1), params)
         sink = int(params["sink"])
@@ -145,7 +145,7 @@ class Space:
         return point
 
     def flattened(self, params: Params, share: float) -> dict[str, float | int]:
-        """``params`` with only ``share`` of what tells the budgets of layers and heads apart; 1 changes nothing."""
+        """`params` with only `share` of what tells the budgets of layers and heads apart; 1 changes nothing."""
         return {name: value * share if name.startswith(SHAPES) else value for name, value in params.items()}
 
     def enqueued(self) -> dict[str, dict[str, float | int]]:
@@ -160,7 +160,7 @@ class Space:
         return {label: self.complete(params) for label, params in (points | baseline_points()).items()}
 
     def seed(self, budget: float) -> dict[str, float | int]:
-        """The profile's own policy at ``budget``: marginal-utility budgets, and the best rule of each layer for its."""
+        """The profile's own policy at `budget`: marginal-utility budgets, and the best rule of each layer for its."""
         assert self.profile is not None, "only a space that needs a profile has seeds from it"
         rules = self.profile.rules(self.profile.budgets(budget).mean(-1))
         return {
@@ -176,18 +176,18 @@ class Space:
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """``[layer, kv_head]``: group of every head, 0 for those that need least; like profiles share a group."""
+        """`[layer, kv_head]`: group of every head, 0 for those that need least; like profiles share a group."""
         assert self.profile is not None, "only a space that needs a profile has groups"
         return _group(np.log(self.profile.budgets(GROUPING_BUDGET)))
 
     @cached_property
     def layer_groups(self) -> np.ndarray:
-        """``[layer]``: the same for layers as a whole."""
+        """`[layer]`: the same for layers as a whole."""
         assert self.profile is not None, "only a space that needs a profile has groups"
         return _group(np.log(self.profile.budgets(GROUPING_BUDGET).mean(-1)))
 
     def _shares(self, params: Params) -> np.ndarray:
-        """Budget shares ``[layer, kv_head]``, one column where layers are cut whole."""
+        """Budget shares `[layer, kv_head]`, one column where layers are cut whole."""
         budget = float(params["budget"])
         depth = np.array([self._depth(layer) for layer in range(self.n_layers)])
         by_layer = sum(
@@ -209,7 +209,7 @@ class Space:
         return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
 
     def _rules(self, shares: np.ndarray, params: Params) -> list[Rule]:
-        """Half-life and recent share of every layer, for the layers' shares of the cache ``[layer]``."""
+        """Half-life and recent share of every layer, for the layers' shares of the cache `[layer]`."""
         wanted = self.profile.rules(shares) if self.profile and params.get("rule_profile", 0) else None
         rules = []
         for layer in range(self.n_layers):

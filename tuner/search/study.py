@@ -70,7 +70,7 @@ class Study:
         self._study.add_trials(self._kept.trials())
 
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
-        """Run until the plan is fulfilled; ``on_trial`` gets the number of finished trials after each.
+        """Run until the plan is fulfilled; `on_trial` gets the number of finished trials after each.
 
         Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
@@ -143,7 +143,7 @@ class Study:
 
 
 def suggest(trial: Trial, space: Space) -> Params:
-    """Ask the sampler for a point of ``space``."""
+    """Ask the sampler for a point of `space`."""
     return {
         name: trial.suggest_int(name, int(r.low), int(r.high))
         if r.whole

@@ -29,7 +29,7 @@ class WarmStart:
 
 
 def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> WarmStart:
-    """Up to `N_SEEDS` points of each study in ``folders``, spread along its front.
+    """Up to `N_SEEDS` points of each study in `folders`, spread along its front.
 
     Args:
         identity: of the new study; a profile of the same model, task and data is taken over.

@@ -1,0 +1,1 @@
+"""The study's view in MLflow, rebuilt from its trials at any time."""

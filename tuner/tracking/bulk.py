@@ -1,7 +1,7 @@
 """Many runs in one transaction, through MLflow's own table models.
 
 The client takes six transactions and some thirty statements for each run, 20 to 40 ms; a trial on a small model
-takes no longer than that. These models are not public, so ``write`` answers False where they are not as expected,
+takes no longer than that. These models are not public, so `write` answers False where they are not as expected,
 and the caller goes through the client.
 """
 

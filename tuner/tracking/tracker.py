@@ -1,8 +1,8 @@
 """Everything that touches MLflow: a parent run per study, a child run per trial, the page a user opens first.
 
 The database is a *view* of the study, never its memory: the trials live in the study's own storage, and
-``sync`` brings MLflow up to date with them whenever it is called. So a crash or a deleted database costs
-nothing but a second ``sync``. MLflow cannot follow a moved folder: delete ``mlflow/`` in it, and it is made anew.
+`sync` brings MLflow up to date with them whenever it is called. So a crash or a deleted database costs
+nothing but a second `sync`. MLflow cannot follow a moved folder: delete `mlflow/` in it, and it is made anew.
 One process writes at a time.
 """
 
@@ -78,7 +78,7 @@ class Tracker:
                 self._write(new, moved)
 
     def share_view(self, cache_metric: str, quality_metric: str, params: Sequence[str]) -> None:
-        """Prepare the page that ``link`` opens: Pareto scatter and parallel coordinates of all trials."""
+        """Prepare the page that `link` opens: Pareto scatter and parallel coordinates of all trials."""
         with at_work(self._database):
             view = json.dumps(view_state(self._parent_id, cache_metric, quality_metric, list(params)))
             self._client.set_experiment_tag(self._experiment_id, f"mlflow.sharedViewState.{self._view}", view)
@@ -112,7 +112,7 @@ class Tracker:
             self._client.set_terminated(self._parent_id, "FINISHED", end_time=now)
 
     def link(self, port: int = 5000) -> str:
-        """The address of the prepared view, for a browser, while ``serve_command`` runs."""
+        """The address of the prepared view, for a browser, while `serve_command` runs."""
         with at_work(self._database):
             tags = self._client.get_experiment(self._experiment_id).tags
         page = f"#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
@@ -231,7 +231,7 @@ class Tracker:
     def _log_regressor(self, regressor: Any, example: DataFrame | None) -> None:
         """Log a scikit-learn model that loads without a pickle.
 
-        Step by step through the client: ``mlflow.sklearn.log_model`` would go through the process-wide
+        Step by step through the client: `mlflow.sklearn.log_model` would go through the process-wide
         tracking address, experiment and active run, which belong to the user.
         """
         from importlib.metadata import version

@@ -12,7 +12,7 @@ from a2sf_core import Policy
 from tests.tuner.models import samples, tiny
 from tuner.judging.choice import choose
 from tuner.judging.contest import BUDGET_STEPS, Contest
-from tuner.judging.grading import Scorer
+from tuner.judging.grading import Grader
 from tuner.judging.intervals import level_for_many, samples_for
 from tuner.judging.proof import lowest_that_holds
 from tuner.measuring.engine import Engine
@@ -30,7 +30,7 @@ SPACE = Space("bump", False, 3)
 def contest() -> Contest:
     """A random model right about one token in 97, so the goal is set by what pruning changes at all."""
     engine = Engine(MODEL, samples(40), block_size=10)
-    return Contest(engine, Scorer("token_accuracy", MODEL, None, {}, 1), SPACE, 1.0, seed=0)
+    return Contest(engine, Grader("token_accuracy", MODEL, None, 1), SPACE, 1.0, seed=0)
 
 
 def test_candidates_that_are_alike_cost_nothing_and_independent_ones_their_number() -> None:

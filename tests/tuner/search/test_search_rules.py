@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from a2sf_core import A2SFError, Policy
+from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
@@ -202,7 +203,9 @@ def test_the_seed_is_the_profile_itself() -> None:
     wanted = found.budgets(0.2)
     for layer, row in zip(policy.layers, wanted, strict=True):
         assert np.broadcast_to(layer.budget, 2) == pytest.approx(row, abs=1e-4)
-    assert [(layer.half_life, layer.recent) for layer in policy.layers] == found.rules(wanted.mean(-1))
+    assert [(layer.rule, layer.recent) for layer in policy.layers] == [
+        (Decay(h), r) for h, r in found.rules(wanted.mean(-1))
+    ]
 
 
 def test_points_of_another_space_are_made_to_fit() -> None:

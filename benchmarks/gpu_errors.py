@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from a2sf_core.kernels import TOLERANCE
+from a2sf_core.kernels.readiness import TOLERANCE
 from a2sf_core.plain.span import Span
 from a2sf_core.scores import attend_and_score, attend_and_score_causal
 

@@ -175,7 +175,7 @@ class Engine:
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy) for batch in block]
-        key = index, _fingerprint(keep)
+        key = index, _kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
@@ -294,7 +294,7 @@ def _join(parts: list[Losses]) -> Losses:
     return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
 
 
-def _fingerprint(keep: list[list[torch.Tensor]]) -> bytes:
+def _kept_digest(keep: list[list[torch.Tensor]]) -> bytes:
     """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
     digest = hashlib.blake2b(digest_size=16)
     for masks in keep:

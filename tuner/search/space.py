@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from a2sf_core.policy import LayerPolicy, Policy
 from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW
-from tuner.search.allocation import fill
-from tuner.search.baselines import baseline_points
-from tuner.search.profile import SINK, Profile, Rule
-from tuner.search.records import SEED, Params
+from tuner.search.allocation import LEAST_SHARE, fill
+from tuner.search.baselines import baseline_trials
+from tuner.search.profile import SINK, Profile, Recency
+from tuner.search.records import FirstTrial, Params
 
 N_GROUPS = 4
 GROUPING_BUDGET = 0.25
@@ -40,6 +40,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
+        """True for a parameter of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
@@ -71,8 +72,8 @@ PROFILED = ("profile", "groups", "free")
 
 
 @dataclass(frozen=True)
-class Space:
-    """Parameters and what they mean, for one model.
+class Dimensions:
+    """What is searched: names and ranges, known before anything was measured.
 
     Args:
         family: "uniform" (all layers alike), "slope" (budgets and half-lives tilt over the depth), "bump" (budgets also
@@ -81,13 +82,11 @@ class Space:
             and these three per layer).
         per_head: let KV heads of a layer have budgets of their own.
         n_layers: decoder layers of the model.
-        profile: of the model on this task; not needed by the first three families when layers are cut whole.
     """
 
     family: str
     per_head: bool
     n_layers: int
-    profile: Profile | None = None
 
     @cached_property
     def ranges(self) -> dict[str, Range]:
@@ -118,23 +117,6 @@ class Space:
         text = json.dumps([ranges, self.n_layers, list(map(str, HALF_LIVES))])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def policy(self, params: Params) -> Policy:
-        """The policy that `params` describe; one that is missing counts as 0."""
-        shares = self._shares(params)  # [layer, kv_head]
-        rules = self._rules(shares.mean(-1), params)
-        sink = int(params["sink"])
-        layers = []
-        for row, (half_life, recent) in zip(shares, rules, strict=True):
-            # A share of exactly 1 keeps everything whatever the scores say.
-            heads = tuple(min(1.0, max(round(float(share), 4), 0.001)) for share in row)
-            budget = heads if len(set(heads)) > 1 else heads[0]
-            layers.append(
-                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
-                if params["window"]
-                else LayerPolicy(half_life, budget, recent, sink)
-            )
-        return Policy(tuple(layers))
-
     def complete(self, params: Params) -> dict[str, float | int]:
         """A point of this space from that of another one: missing parameters are 0, strange ones go, all in range."""
         point: dict[str, float | int] = {}
@@ -143,29 +125,63 @@ class Space:
             point[name] = round(value) if r.whole else float(value)
         return point
 
+
+@dataclass(frozen=True)
+class Space(Dimensions):
+    """What the parameters mean for one model: policies from points.
+
+    Args:
+        profile: of the model on this task; None only where `needs_profile` is False, or before it is measured.
+    """
+
+    profile: Profile | None = None
+
+    @classmethod
+    def of(cls, dimensions: Dimensions, profile: Profile | None) -> Space:
+        """The space of these dimensions, shaped by `profile` if they need one."""
+        return cls(dimensions.family, dimensions.per_head, dimensions.n_layers, profile)
+
+    def policy(self, params: Params) -> Policy:
+        """The policy that `params` describe; one that is missing counts as 0."""
+        shares = self._shares(params)  # [layer, kv_head]
+        recencies = self._recencies(shares.mean(-1), params)
+        sink = int(params["sink"])
+        layers = []
+        for row, recency in zip(shares, recencies, strict=True):
+            # A share of exactly 1 keeps everything whatever the scores say.
+            heads = tuple(min(1.0, max(round(float(share), 4), LEAST_SHARE)) for share in row)
+            budget = heads if len(set(heads)) > 1 else heads[0]
+            layers.append(
+                LayerPolicy(math.inf, budget, SNAPKV_WINDOW, sink, window=SNAPKV_WINDOW)
+                if params["window"]
+                else LayerPolicy(recency.half_life, budget, recency.recent, sink)
+            )
+        return Policy(tuple(layers))
+
     def flattened(self, params: Params, share: float) -> dict[str, float | int]:
         """`params` with only `share` of what tells the budgets of layers and heads apart; 1 changes nothing."""
         return {name: value * share if name.startswith(SHAPES) else value for name, value in params.items()}
 
-    def enqueued(self) -> dict[str, dict[str, float | int]]:
-        """Label and parameters of the trials that every study starts with: what the profile says, then baselines.
+    def enqueued(self) -> list[FirstTrial]:
+        """The trials that every study starts with: what the profile says, then baselines.
 
         In this order, because the first are the better ones: a study that is stopped early has them.
         """
-        points: dict[str, Params] = {}
+        first: list[FirstTrial] = []
         if self.needs_profile:
             for window, (name, budgets) in enumerate(SEEDS.items()):
-                points |= {f"{SEED} profile, {name} {b:g}": self.seed(b) | {"window": window} for b in budgets}
-        return {label: self.complete(params) for label, params in (points | baseline_points()).items()}
+                for budget in budgets:
+                    label = f"seed profile, {name} {budget:g}"
+                    first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"window": window}))
+        return [replace(trial, params=self.complete(trial.params)) for trial in (*first, *baseline_trials())]
 
     def seed(self, budget: float) -> dict[str, float | int]:
-        """The profile's own policy at `budget`: marginal-utility budgets, and the best rule of each layer for its."""
-        assert self.profile is not None, "only a space that needs a profile has seeds from it"
-        rules = self.profile.rules(self.profile.budgets(budget).mean(-1))
+        """The profile's own policy at `budget`: marginal-utility budgets, and the best recency of each layer."""
+        recencies = self._profile.recencies(self._profile.budgets(budget).mean(-1))
         return {
-            "half_life_place": round(float(np.mean([HALF_LIVES.index(half_life) for half_life, _ in rules]))),
+            "half_life_place": round(float(np.mean([HALF_LIVES.index(each.half_life) for each in recencies]))),
             "budget": budget,
-            "recent": float(np.mean([recent for _, recent in rules])),
+            "recent": float(np.mean([each.recent for each in recencies])),
             "sink": SINK,
             "window": 0,
             "rule_profile": 1.0,
@@ -173,17 +189,23 @@ class Space:
             "head_profile": 1.0,
         }
 
+    @property
+    def _profile(self) -> Profile:
+        if self.profile is None:
+            raise ValueError(
+                f"the family {self.family!r} is shaped by a profile; measure one before policies are asked"
+            )
+        return self.profile
+
     @cached_property
     def groups(self) -> np.ndarray:
         """`[layer, kv_head]`: group of every head, 0 for those that need least; like profiles share a group."""
-        assert self.profile is not None, "only a space that needs a profile has groups"
-        return _group(np.log(self.profile.budgets(GROUPING_BUDGET)))
+        return _group(np.log(self._profile.budgets(GROUPING_BUDGET)))
 
     @cached_property
     def layer_groups(self) -> np.ndarray:
         """`[layer]`: the same for layers as a whole."""
-        assert self.profile is not None, "only a space that needs a profile has groups"
-        return _group(np.log(self.profile.budgets(GROUPING_BUDGET).mean(-1)))
+        return _group(np.log(self._profile.budgets(GROUPING_BUDGET).mean(-1)))
 
     def _shares(self, params: Params) -> np.ndarray:
         """Budget shares `[layer, kv_head]`, one column where layers are cut whole."""
@@ -195,8 +217,7 @@ class Space:
         by_layer = by_layer + np.array([params.get(f"layer_{layer}", 0) for layer in range(self.n_layers)])
         weights = np.asarray(by_layer, dtype=float)[:, None]  # [layer, 1]
         if self.needs_profile:
-            assert self.profile is not None
-            wanted = self.profile.budgets(budget)  # [layer, kv_head]
+            wanted = self._profile.budgets(budget)  # [layer, kv_head]
             of_layer = wanted.mean(-1, keepdims=True)  # [layer, 1]
             weights = weights + params.get("layer_profile", 0) * np.log(of_layer)
             if self.per_head:
@@ -207,22 +228,22 @@ class Space:
                 weights = weights + (grouped if self.per_head else grouped.mean(-1, keepdims=True))
         return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
 
-    def _rules(self, shares: np.ndarray, params: Params) -> list[Rule]:
+    def _recencies(self, shares: np.ndarray, params: Params) -> list[Recency]:
         """Half-life and recent share of every layer, for the layers' shares of the cache `[layer]`."""
-        wanted = self.profile.rules(shares) if self.profile and params.get("rule_profile", 0) else None
-        rules = []
+        wanted = self.profile.recencies(shares) if self.profile and params.get("rule_profile", 0) else None
+        found = []
         for layer in range(self.n_layers):
             tilt = params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
             place, recent = float(params["half_life_place"]) + tilt, float(params["recent"])
             if wanted:
-                half_life, share = wanted[layer]
-                place += params["rule_profile"] * (HALF_LIVES.index(half_life) - place)
-                recent += params["rule_profile"] * (share - recent)
+                place += params["rule_profile"] * (HALF_LIVES.index(wanted[layer].half_life) - place)
+                recent += params["rule_profile"] * (wanted[layer].recent - recent)
             own = f"group_{self.layer_groups[layer]}" if self.family == "groups" else f"layer_{layer}"
             place += params.get(f"half_life_{own}", 0)
             recent += params.get(f"recent_{own}", 0)
-            rules.append((HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)], round(min(max(recent, 0), 1), 4)))
-        return rules
+            half_life = HALF_LIVES[min(max(round(place), 0), len(HALF_LIVES) - 1)]
+            found.append(Recency(half_life, round(min(max(recent, 0), 1), 4)))
+        return found
 
     def _depth(self, layer: int) -> float:
         return (layer + 0.5) / self.n_layers

@@ -30,11 +30,12 @@ from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
+from tuner.search.dimensions import Dimensions
 from tuner.search.objectives import MEMORY, QUALITY
 from tuner.search.profile import PROFILE_FILE, Profile
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
-from tuner.search.space import Dimensions, Space
+from tuner.search.space import Space
 from tuner.search.study import Plan, Study
 from tuner.search.warm_start import WarmStart, read_warm_start
 from tuner.settings import Settings

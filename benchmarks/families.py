@@ -36,7 +36,7 @@ def main() -> None:
             choice = tune(lab, search, select, space, options.goal, 0, options.trials)
             contest = lab.contest(unseen, space, options.goal)
             best = lowest_that_holds(contest, choice.picked)
-            by_hand = lowest_that_holds(contest, choice.by_hand)
+            by_hand = lowest_that_holds(contest, choice.known)
             kept[level] = best.cache_fraction if best and best.meets(options.goal) else 1.0
             cells.append(f"{kept[level]:.1%}\n{best.difference if best else ''}")
             hand = f"{by_hand.label}\n{by_hand.cache_fraction:.1%} {by_hand.difference}" if by_hand else ""

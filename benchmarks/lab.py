@@ -28,7 +28,7 @@ from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.records import TrialRecord
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space
-from tuner.search.study import Plan, Study, suggest
+from tuner.search.study import Plan, Study, ask
 
 TASKS = ("summarisation", "chat", "knowledge")
 console = Console(width=120)
@@ -96,9 +96,9 @@ def cold_points(engine: Engine, space: Space, sampler: str, seed: int, trials: i
     points = []
     for _ in range(trials):
         trial = study.ask()
-        losses = engine.evaluate(space.policy(suggest(trial, space)))
+        losses = engine.evaluate(space.policy(ask(trial, space)))
         points.append((float(losses.cache_fraction.mean()), float((losses.nll - full.nll).mean())))
-        study.tell(trial, [points[-1][1], points[-1][0]])
+        study.tell(trial, points[-1][::-1])
     return points
 
 

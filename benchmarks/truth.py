@@ -64,7 +64,7 @@ def replicate(number: int) -> Replicate | None:
     records = run_study(search, space, Plan(TRIALS), number)
     choice = choose(lab.contest(select, space, GOAL), records)
     proving = lab.contest(lab.engine(first + SEARCH + SELECT, REPORT), space, GOAL)
-    tuned, by_hand = (lowest_that_holds(proving, ladder) for ladder in (choice.picked, choice.by_hand))
+    tuned, by_hand = (lowest_that_holds(proving, ladder) for ladder in (choice.picked, choice.known))
     exported = best_of(tuned, by_hand, GOAL)
     if exported is None:
         return None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from a2sf_core.errors import A2SFError
+
+if TYPE_CHECKING:
+    from tuner.settings import Settings
 
 HELP = """Find, prove and export an A2SF key-value cache pruning policy for your model and your task.
 
@@ -28,6 +31,26 @@ app = typer.Typer(
 )
 
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
+]
+MaxDegradation = Annotated[
+    float, typer.Option(help="Allowed loss against the full cache, in points of the task's metric.")
+]
+Family = Annotated[str, typer.Option(help="How layers may differ: uniform, slope, bump, profile, groups or free.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Limit for the prompts held, e.g. 8GiB; default: half of what is free.")
+]
+WarmStart = Annotated[
+    list[Path] | None, typer.Option(help="Folder of an earlier run whose best points are tried first. Repeatable.")
+]
+Patience = Annotated[int | None, typer.Option(help="Stop early when so many trials have brought nothing new.")]
+Precision = Annotated[
+    float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
+]
+
+
 @app.callback(invoke_without_command=True)
 def tune(
     context: typer.Context,
@@ -35,42 +58,26 @@ def tune(
     trials: Annotated[int, typer.Option(help="Trials in all; the first ones are the baselines.")] = 100,
     model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
     data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
-    ] = None,
+    column: Columns = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
     data_split: Annotated[str, typer.Option(help="Split of a Hub data set.")] = "test",
-    max_degradation: Annotated[
-        float, typer.Option(help="Allowed loss against the full cache, in points of the task's metric.")
-    ] = 1.0,
+    max_degradation: MaxDegradation = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the split, the sampler and the intervals.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/TASK-MODEL.")] = None,
-    family: Annotated[
-        str, typer.Option(help="How layers may differ: uniform, slope, bump, profile, groups or free.")
-    ] = "groups",
+    family: Family = "groups",
     per_head: Annotated[bool, typer.Option(help="Let the KV heads of a layer have budgets of their own.")] = True,
     sampler: Annotated[str, typer.Option(help="tpe, tpe-univariate, nsga2, gp or random.")] = "tpe",
-    memory: Annotated[
-        str | None, typer.Option(help="Limit for the prompts held, e.g. 8GiB; default: half of what is free.")
-    ] = None,
-    warm_start: Annotated[
-        list[Path] | None, typer.Option(help="Folder of an earlier run whose best points are tried first. Repeatable.")
-    ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop early when so many trials have brought nothing new.")
-    ] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
-    ] = None,
+    memory: Memory = None,
+    warm_start: WarmStart = None,
+    patience: Patience = None,
+    precision: Precision = None,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
         return
     _quiet()
-    from tuner.inputs.check import check
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
@@ -80,6 +87,13 @@ def tune(
         family=family, per_head=per_head, sampler=sampler, memory=memory, warm_start=tuple(warm_start or ()),
         patience=patience, precision=precision,
     )  # fmt: skip
+    _tune(settings)
+
+
+def _tune(settings: Settings) -> None:
+    """Run the job with its steps on the screen, and show what it found."""
+    from tuner.inputs.check import check
+
     inputs = check(settings)
     from rich.console import Console
 

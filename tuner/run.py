@@ -30,6 +30,7 @@ from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
+from tuner.search.dimensions import Dimensions
 from tuner.search.objectives import MEMORY, QUALITY
 from tuner.search.profile import PROFILE_FILE, Profile
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
@@ -76,7 +77,7 @@ class _Job:
     limit: int
     parts: Parts[Encoded]
     folder: Path
-    space: Space
+    dimensions: Dimensions
     identity: dict[str, str]
     warm: WarmStart
     study: Study
@@ -125,23 +126,36 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch) -> _Job:
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
-    space = Space(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
+    dimensions = Dimensions(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
     identity = {
         "model": model_identity(model),
         "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
         "data": content_hash(samples)[:12],
-        "search space": space.digest(),
+        "search space": dimensions.digest(),
         "seed": str(settings.seed),
     }
     warm = read_warm_start(settings.warm_start, identity)
     memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
-    tracker.share_view(MEMORY, QUALITY, list(space.ranges))
+    tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
     watch.say(f"{task.title}: {settings.model}, {len(parts.search)} search, {len(parts.select)} select, "
               f"{len(parts.report)} report samples{remark}")  # fmt: skip
     return _Job(
-        settings, task, model, tokenizer, limit, parts, folder, space, identity, warm, study, tracker, memory, watch
+        settings,
+        task,
+        model,
+        tokenizer,
+        limit,
+        parts,
+        folder,
+        dimensions,
+        identity,
+        warm,
+        study,
+        tracker,
+        memory,
+        watch,
     )
 
 
@@ -151,9 +165,10 @@ def _search(job: _Job) -> _Found:
     engine = job.engine("search", job.parts.search)
     if not engine.evaluate(Policy.full(engine.n_layers)).finite():
         raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
-    space = job.space
-    if space.needs_profile:
-        space = replace(space, profile=_profile(job, engine, job.watch.step("Profiling layers, heads")))
+    profile = None
+    if job.dimensions.needs_profile:
+        profile = _profile(job, engine, job.watch.step("Profiling layers, heads"))
+    space = Space.of(job.dimensions, profile)
     plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
 
@@ -202,7 +217,7 @@ def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
     unseen = job.engine("report", chosen.report)
     choice = chosen.choice
-    looks = job.study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.by_hand)])
+    looks = job.study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.known)])
     outcome = prove(replace(chosen.contest, engine=unseen), found.engine, choice)
     progress = job.watch.step("Fitting alpha")
     alpha = fit_around(outcome.around, found.engine, chosen.contest.engine, unseen, job.settings.seed, progress)

@@ -48,7 +48,8 @@ class AlphaModel:
         return HALF_LIVES[int(losses[0].argmin())], ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; infinity is written "inf"."""
+        """JSON-ready; infinity is written "inf". `features` and `half_lives` are for the reader: they name the surface's
+        columns and rows, and `from_dict` does not ask for them."""
         return {
             "kind": self.kind,
             "constant_half_life": _text(self.constant_half_life),

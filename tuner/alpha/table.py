@@ -12,6 +12,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
+from tuner.search.allocation import LEAST_SHARE
 from tuner.watch import Progress
 
 BUDGET_SCALES = (1.0, 0.5, 0.25)
@@ -61,7 +62,7 @@ def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:
 def _scaled(budget: Budget, scale: float) -> Budget:
     """A share times `scale`; tokens stay as they are."""
     if isinstance(budget, tuple):
-        return tuple(max(0.001, share * scale) if isinstance(share, float) else share for share in budget)
+        return tuple(max(LEAST_SHARE, share * scale) if isinstance(share, float) else share for share in budget)
     if budget is None:
         return scale
-    return max(0.001, budget * scale) if isinstance(budget, float) else budget
+    return max(LEAST_SHARE, budget * scale) if isinstance(budget, float) else budget

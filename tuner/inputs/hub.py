@@ -95,7 +95,7 @@ def hub_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         ) from None
     except Exception as error:  # of their network stack or parsers; many name the splits there are
         reason = " ".join(str(error).split()).rstrip(".")
-        raise A2SFError(f"Data set {source!r}, split {split!r}, cannot be read: {reason}.") from None
+        raise A2SFError(f"Data set {source!r}, split {split!r}, cannot be read: {reason}.") from error
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _from_hub(name: str) -> Path:
             "bundled model."
         ) from None
     except Exception as error:  # of the network stack
-        raise A2SFError(f"Model {name!r} could not be downloaded: {brief(error)}.") from None
+        raise A2SFError(f"Model {name!r} could not be downloaded: {brief(error)}.") from error
 
 
 def check_config(folder: Path) -> None:
@@ -134,7 +134,7 @@ def check_config(folder: Path) -> None:
     try:
         AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # every model checks its fields its own way
-        raise A2SFError(f"{path} is not a usable config: {brief(error)}.") from None
+        raise A2SFError(f"{path} is not a usable config: {brief(error)}.") from error
 
 
 def check_weights(folder: Path) -> None:
@@ -167,7 +167,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise A2SFError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise A2SFError(f"{path} is not valid JSON ({error}); download it again.") from None
+        raise A2SFError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(content, dict):
         raise A2SFError(f"{path} must hold a JSON object; download it again.")
     return content

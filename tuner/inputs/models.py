@@ -54,7 +54,7 @@ def load_model(
     try:
         return model.to(place).eval(), tokenizer
     except RuntimeError as error:
-        raise A2SFError(f"The model does not go onto device {place}: {brief(error)}.") from None
+        raise A2SFError(f"The model does not go onto device {place}: {brief(error)}.") from error
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -101,7 +101,7 @@ def _load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on a broken file
-        raise A2SFError(f"The tokenizer in {folder} cannot be read: {brief(error)}.") from None
+        raise A2SFError(f"The tokenizer in {folder} cannot be read: {brief(error)}.") from error
 
 
 def _load_weights(folder: Path, dtype: str) -> Any:
@@ -122,7 +122,7 @@ def _load_weights(folder: Path, dtype: str) -> Any:
             f"The weights in {folder} are damaged or cut off ({brief(error)}); download them again."
         ) from None
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError, AttributeError) as error:
-        raise A2SFError(f"The model in {folder} cannot be loaded: {brief(error)}.") from None
+        raise A2SFError(f"The model in {folder} cannot be loaded: {brief(error)}.") from error
     if report["missing_keys"]:
         # transformers would fill these with random numbers and only warn.
         raise A2SFError(

@@ -75,7 +75,7 @@ def _jsonl_rows(path: Path) -> Rows:
                 "object per line."
             ) from None
         except (ValueError, RecursionError) as error:
-            raise A2SFError(f"{place} is not usable JSON: {error}.") from None
+            raise A2SFError(f"{place} is not usable JSON: {error}.") from error
         if not isinstance(row, dict):
             raise A2SFError(
                 f'{place} is {kind_of(row)}, not an object; expected {{"context": ..., "answer": ...}} on each line.'
@@ -133,7 +133,7 @@ def _parquet_rows(path: Path, columns: Mapping[str, str] | None) -> Rows:
                     yield f"{path.name} row {number}", {**dict.fromkeys(names), **row}
     except (pa.ArrowException, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise A2SFError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
+        raise A2SFError(f"{path} is not a readable Parquet file ({reason}); write it again.") from error
 
 
 def kind_of(value: Any) -> str:

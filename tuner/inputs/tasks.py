@@ -171,7 +171,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         start = f" ({error.context} that begins on line {error.context_mark.line + 1})" if error.context_mark else ""
         raise A2SFError(f"{path}:{line} {error.problem}{start}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise A2SFError(f"{path} is not valid YAML: {error}.") from None
+        raise A2SFError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(fields, dict):
         raise A2SFError(f"{path} must hold 'field: value' lines such as 'title: My task', not {_kind(fields)}.")
     return fields

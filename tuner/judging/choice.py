@@ -24,7 +24,7 @@ RUNGS = (1.1, 1.25, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on the select split, of the search and of the baselines (`by_hand`): a ladder each.
+    """What was chosen on the select split, of the search and of the baselines (`known`): a ladder each.
 
     A ladder begins with a safer, larger cache and ends with the smallest that met the goal; it is empty if none did.
     Which of its rungs hold is for the report split to say (`tuner.judging.proof`). `finalists` are all that the
@@ -32,9 +32,21 @@ class Choice:
     """
 
     picked: list[Candidate]
-    by_hand: list[Candidate]
+    known: list[Candidate]
     finalists: list[Candidate]
     confidence: float
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A point whose budget is to be found: near `around`, or anywhere. `method` is that of a known one."""
+
+    params: Params
+    around: float | None
+    method: str = ""
+
+    def bisect(self, contest: Contest, name: str) -> list[Candidate]:
+        return contest.bisect(name, self.params, self.around, self.method)
 
 
 def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
@@ -48,27 +60,27 @@ def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
     first = replace(contest, confidence=FIRST_CONFIDENCE)
     single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in hopeful]
     shapes = {
-        f"trial {r.number}{remark} at": (contest.space.flattened(r.params, share), float(r.params["budget"]))
+        f"trial {r.number}{remark} at": _Shape(contest.space.flattened(r.params, share), float(r.params["budget"]))
         for r in _spread(hopeful, N_SHAPES)
         for share, remark in FLATTER.items()
     }
     picked, finalists, confidence = _best(first, shapes, single)
-    baselines = {baseline.name: (baseline.params(1.0), None) for baseline in (*BASELINES, *SINGLE_ALPHAS)}
-    baseline, _, _ = _best(first, baselines, [])
-    return Choice(picked, baseline, finalists, confidence)
+    known = {b.name: _Shape(b.params(1.0), None, b.name) for b in (*BASELINES, *SINGLE_ALPHAS)}
+    ladder, _, _ = _best(first, known, [])
+    return Choice(picked, ladder, finalists, confidence)
 
 
 def _best(
-    first: Contest, shapes: Mapping[str, tuple[Params, float | None]], others: list[Candidate]
+    first: Contest, shapes: Mapping[str, _Shape], others: list[Candidate]
 ) -> tuple[list[Candidate], list[Candidate], float]:
     """Two rounds: all shapes at a first confidence, then the best few at the one that is right for so many."""
-    rounds = {name: first.smallest(name, *shape) for name, shape in shapes.items()}
+    rounds = {name: shape.bisect(first, name) for name, shape in shapes.items()}
     tried = [*others, *(candidate for row in rounds.values() for candidate in row)]
     strict = first.held_to(tried)
     winners = {name: best.cache_fraction for name, row in rounds.items() if (best := first.winner(row))}
-    again = [strict.measure(candidate.label, candidate.policy, candidate.params) for candidate in others]
+    again = [strict.measure(c.label, c.policy, c.params, c.method) for c in others]
     for name in sorted(winners, key=winners.__getitem__)[:N_RUNNERS_UP]:
-        again += strict.smallest(name, *shapes[name])
+        again += shapes[name].bisect(strict, name)
     best = strict.winner(again)
     return _ladder(strict, best, again) if best else [], tried, strict.confidence
 
@@ -84,7 +96,9 @@ def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> l
         options = [c for c in others if c.cache_fraction >= wanted and c.meets(contest.max_degradation)]
         budget = round(float(best.params["budget"]) * more, 4)
         if budget < 1:
-            rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", {**best.params, "budget": budget})
+            rung = contest.measure_if_hopeful(
+                f"{best.label}, x {more:g}", {**best.params, "budget": budget}, best.method
+            )
             options = [rung] if rung and rung.meets(contest.max_degradation) else options
         if options:
             rungs.append(min(options, key=lambda candidate: candidate.cache_fraction))

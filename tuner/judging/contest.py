@@ -26,7 +26,8 @@ N_ERRORS = 2.5
 class Candidate:
     """A policy with its paired difference to the full cache, in points of the task's metric (negative is worse).
 
-    `paired` are the differences `[sample]` behind the interval; `params` the point of the space it came from.
+    `paired` are the differences `[sample]` behind the interval; `params` the point of the space it came from; `method`
+    the known method that it is, such as "h2o", empty for what was tuned.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Candidate:
     difference: Interval
     params: Params = field(default_factory=dict, compare=False, repr=False)
     paired: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    method: str = ""
 
     def meets(self, max_degradation: float) -> bool:
         """True if even the lower end of the interval is within the goal."""
@@ -52,14 +54,14 @@ class Contest:
     seed: int
     confidence: float = CONFIDENCE
 
-    def measure(self, label: str, policy: Policy, params: Params | None = None) -> Candidate:
+    def measure(self, label: str, policy: Policy, params: Params | None = None, method: str = "") -> Candidate:
         """Measure `policy` on all samples against the full cache."""
         losses = self.engine.evaluate(policy)
         paired = 100 * (self.grader(self.engine, policy) - self._full_score())
         interval = paired_interval(paired, self.seed, self.confidence, self._resolution(losses))
-        return Candidate(label, policy, float(losses.cache_fraction.mean()), interval, params or {}, paired)
+        return Candidate(label, policy, float(losses.cache_fraction.mean()), interval, params or {}, paired, method)
 
-    def measure_if_hopeful(self, label: str, params: Params) -> Candidate | None:
+    def measure_if_hopeful(self, label: str, params: Params, method: str = "") -> Candidate | None:
         """`measure`, or None as soon as it is clear that the goal is missed.
 
         Wrongly giving up costs a little memory, never quality. Where texts must be written, those that hurt most (by
@@ -68,14 +70,14 @@ class Contest:
         full, policy = self._full_score(), self.space.policy(params)
         if not self.grader.metric.needs_generation:
             seen = self.engine.race([policy], lambda _, seen: self._is_hopeless(seen))[0]
-            return self.measure(label, policy, params) if seen.n == len(full) else None
+            return self.measure(label, policy, params, method) if seen.n == len(full) else None
         hurt = self.engine.evaluate(policy).nll - self.engine.evaluate(Policy.full(self.engine.n_layers)).nll
         order = np.argsort(-hurt)
         for stop in range(GENERATE_AT_ONCE, len(order), GENERATE_AT_ONCE):
             rows = order[:stop]
             if self._out_of_reach(self.grader.on(self.engine, policy, rows), rows):
                 return None
-        return self.measure(label, policy, params)
+        return self.measure(label, policy, params, method)
 
     def _is_hopeless(self, seen: Seen) -> bool:
         """True if even the upper end of an interval of the samples seen, a random part, misses the goal."""
@@ -100,7 +102,7 @@ class Contest:
         # The full cache against itself is certain.
         return self.grader.resolution(self.engine) if losses.cache_fraction.min() < 1 else 0.0
 
-    def smallest(self, name: str, params: Params, around: float | None = None) -> list[Candidate]:
+    def bisect(self, name: str, params: Params, around: float | None = None, method: str = "") -> list[Candidate]:
         """`params` at several budgets: a bisection for the smallest one that meets the goal, all steps of it.
 
         Args:
@@ -112,7 +114,8 @@ class Contest:
         low, high = -1, len(steps)
         while high - low > 1:
             middle = (low + high) // 2
-            found = self.measure_if_hopeful(f"{name} {steps[middle]:g}", {**params, "budget": steps[middle]})
+            point = {**params, "budget": steps[middle]}
+            found = self.measure_if_hopeful(f"{name} {steps[middle]:g}", point, method)
             if found:
                 tried.append(found)
             low, high = (low, middle) if found and found.meets(self.max_degradation) else (middle, high)

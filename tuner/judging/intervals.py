@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+ERRORS_EACH_SIDE = 1.96
+"""Standard errors from a normal mean to either end of its interval at `CONFIDENCE`."""
 RESAMPLES = 10_000
 FAMILY_RESAMPLES = 20_000
 """More, because the level of one among many lies far out in the tail."""
@@ -73,7 +75,7 @@ def level_for_many(differences: Sequence[np.ndarray], seed: int, error: float) -
 
 def half_width(differences: np.ndarray, n: int) -> float:
     """About how far the 95 % interval of `n` samples like these will reach to each side."""
-    return 1.96 * float(np.std(differences, ddof=1)) / math.sqrt(n)
+    return ERRORS_EACH_SIDE * float(np.std(differences, ddof=1)) / math.sqrt(n)
 
 
 def samples_for(differences: np.ndarray, wanted: float) -> int:

@@ -103,7 +103,7 @@ def lowest_that_holds(contest: Contest, ladder: list[Candidate]) -> Candidate | 
     """
     holding = None
     for rung in ladder:
-        measured = contest.measure(rung.label, rung.policy, rung.params)
+        measured = contest.measure(rung.label, rung.policy, rung.params, rung.method)
         if not measured.meets(contest.max_degradation):
             return holding or measured
         holding = measured
@@ -119,7 +119,7 @@ def prove(contest: Contest, search: Engine, choice: Choice) -> Outcome:
         choice: made on the select split.
     """
     goal = contest.max_degradation
-    tuned, baseline = (lowest_that_holds(contest, ladder) for ladder in (choice.picked, choice.by_hand))
+    tuned, baseline = (lowest_that_holds(contest, ladder) for ladder in (choice.picked, choice.known))
     nearest = max(choice.finalists, key=lambda c: c.difference.low, default=None)
     closest = contest.measure(nearest.label, nearest.policy) if nearest and not tuned else None
     exported = best_of(tuned, baseline, goal) or contest.measure("full cache", Policy.full(contest.engine.n_layers))

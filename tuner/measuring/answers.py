@@ -81,18 +81,22 @@ class KeptLayer(CacheLayerMixin):
         """Nothing to do: all is there from the start."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Put the answer's keys and values behind the kept ones, and hand out all of them."""
         self.keys[:, :, -self.n_new :] = key_states
         self.values[:, :, -self.n_new :] = value_states
         _current.set(self)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
+        """Length of the whole prompt: positions go on from there, whatever is kept."""
         return self.n_prompt
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a mask would cover, and where they begin; no mask is made here, see `bias`."""
         return self.n_prompt + query_length, 0
 
     def get_max_length(self) -> int:
+        """No limit, in transformers' terms."""
         return -1
 
     def bias(self, group: int, sliding_window: int | None, dtype: torch.dtype) -> Tensor:

@@ -25,6 +25,7 @@ class StoredLayer:
     orders: torch.Tensor
 
     def tensors(self) -> list[torch.Tensor]:
+        """All of them, in the order of the fields."""
         return [self.keys, self.values, self.orders]
 
 
@@ -46,6 +47,12 @@ class PromptBatch:
     answers: torch.Tensor
     answer_valid: torch.Tensor
     full: FullAnswers
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values over all layers, uncut."""
+        held = [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in held)
 
     @property
     def nbytes(self) -> int:

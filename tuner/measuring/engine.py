@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import Cache
 
-from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
-from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
 from a2sf_core.shape import fingerprint, n_kv_heads
-from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
-from tuner.measuring.answers import AnswerCache, answering
-from tuner.measuring.bank import BANK, score_index
-from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
-from tuner.measuring.losses import FullAnswers, Losses, Seen, token_losses
+from tuner.measuring.answers import answering
+from tuner.measuring.bank import score_index
+from tuner.measuring.batch import PromptBatch, keep_masks
+from tuner.measuring.losses import Losses, Seen, token_losses
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
+from tuner.measuring.reading import Reader
 from tuner.measuring.store import Block, Store
 from tuner.watch import Progress
 
@@ -70,7 +66,7 @@ class Engine:
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
-        self._cache_argument = cache_argument(model)
+        self._reader = Reader(model, self.samples)
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
@@ -92,8 +88,6 @@ class Engine:
         """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
         return self._store.recomputes
 
-    # ---- measuring --------------------------------------------------------------------------------------
-
     def evaluate(self, policy: Policy) -> Losses:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
 
@@ -102,10 +96,6 @@ class Engine:
                 a window other than the stored one.
         """
         return self.race([policy])[0].losses
-
-    def evaluate_many(self, policies: Sequence[Policy]) -> list[Losses]:
-        """`evaluate` of each; every block is loaded once for all."""
-        return [seen.losses for seen in self.race(policies)]
 
     def evaluate_blocks(self, policy: Policy, n_blocks: int) -> Seen:
         """`policy` on the first `n_blocks` blocks only, which are a random part of the samples."""
@@ -176,96 +166,29 @@ class Engine:
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy) for batch in block]
-        key = index, _fingerprint(keep)
+        key = index, _kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
-                logits = self._answer(batch, masks)
+                logits = self._reader.answer(batch, masks)
                 parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
             self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
         return self._by_kept_tokens[key]
-
-    @torch.no_grad()
-    def _answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
-        """Logits `[batch, token, vocab]` of the answer tokens over the slots in `keep`; the model is answering."""
-        logits = batch.first_logits[:, None]  # [batch, 1, vocab]
-        read = batch.answers.shape[1] - 1
-        if read == 0:
-            return logits
-        cache = AnswerCache([(layer.keys, layer.values) for layer in batch.layers], keep, read)
-        return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
-
-    def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
-        """Logits `[batch, token, vocab]` after reading answer tokens `start` to `stop - 1`."""
-        mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
-        steps = torch.arange(start, stop, device=mask.device)
-        return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_argument: cache},
-        )
-        return output.logits
 
     def evaluate_directly(self, policy: Policy) -> Losses:
         """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
         parts = [self._run_attached(self._store.load(block), policy) for block in range(self.n_blocks)]
         return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
 
-    @torch.no_grad()
     def _run_attached(self, block: Block, policy: Policy) -> Losses:
-        parts = []
-        for batch in block:
-            cache = A2SFCache(policy)
-            with attach(policy, self.model):
-                positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
-                first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
-                cache.cut()
-                kept = [layer.kept_counts() for layer in cache.layers]  # [batch, kv_head] each
-                tokens = range(batch.answers.shape[1] - 1)
-                rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
-            parts.append(_losses(batch, torch.cat([first, *rest], 1), kept))
-        return _join(parts)
-
-    # ---- reading ----------------------------------------------------------------------------------------
+        return _join([_losses(batch, *self._reader.answer_attached(batch, policy)) for batch in block])
 
     def _read_block(self, index: int) -> Block:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
-            return [self._read(rows) for rows in self._plan[index]]
-
-    def _read(self, rows: list[int]) -> PromptBatch:
-        device = self.model.device
-        chosen = [self.samples[index] for index in rows]
-        prompts, mask = pad([sample.prompt_ids for sample in chosen], device, left=True)
-        answers, answer_valid = pad([sample.answer_ids for sample in chosen], device, left=False)
-        builders: list[LayerBuilder] = []
-        first_logits = []
-        # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
-        for row, sample in enumerate(chosen):
-            ids = torch.tensor([sample.prompt_ids], device=device)
-            prompt = read_prompt(self.model, ids, None, BANK)
-            builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
-            for builder, layer in zip(builders, prompt.layers, strict=True):
-                builder.put(row, layer)
-            first_logits.append(prompt.logits)
-        layers = [builder.layer for builder in builders]
-        self.bytes_per_token = sum(
-            tensor.shape[1] * tensor.shape[3] * tensor.element_size()
-            for layer in layers
-            for tensor in (layer.keys, layer.values)
-        )
-        nothing = FullAnswers(torch.empty(0), torch.empty(0))
-        batch = PromptBatch(
-            rows, mask.sum(-1), mask, prompts, layers, torch.cat(first_logits), answers, answer_valid, nothing
-        )
-        with answering(self.model):
-            logits = self._answer(batch, keep_masks(batch, Policy.full(self.n_layers)))  # [batch, token, vocab]
-        return replace(batch, full=FullAnswers.of(logits[answer_valid]))
+            block = [self._reader.read(rows) for rows in self._plan[index]]
+        self.bytes_per_token = block[0].bytes_per_token
+        return block
 
 
 def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int) -> list[list[list[int]]]:
@@ -286,16 +209,16 @@ def _by_gathering(policy: Policy) -> bool:
 
 def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
     """From the answers' logits `[batch, token, vocab]` and, per layer, counts of kept tokens `[batch, kv_head]`."""
-    figures = token_losses(logits[batch.answer_valid], batch.answers, batch.answer_valid, batch.full)
     shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
-    return Losses(**figures, cache_fraction=shares.mean(0).cpu().numpy())
+    valid = batch.answer_valid
+    return token_losses(logits[valid], batch.answers, valid, batch.full, shares.mean(0).cpu().numpy())
 
 
 def _join(parts: list[Losses]) -> Losses:
     return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
 
 
-def _fingerprint(keep: list[list[torch.Tensor]]) -> bytes:
+def _kept_digest(keep: list[list[torch.Tensor]]) -> bytes:
     """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
     digest = hashlib.blake2b(digest_size=16)
     for masks in keep:

@@ -75,17 +75,19 @@ class FullAnswers:
         return FullAnswers(log_probs, log_probs.argmax(-1))
 
     def tensors(self) -> list[torch.Tensor]:
+        """Both of them, in the order of the fields."""
         return [self.log_probs, self.top]
 
 
 def token_losses(
-    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, full: FullAnswers
-) -> dict[str, np.ndarray]:
+    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, full: FullAnswers, cache_fraction: np.ndarray
+) -> Losses:
     """Mean figures over the valid answer tokens of each row.
 
     Args:
         logits: `[answer_token, vocab]`, any float dtype, for the valid tokens only, row by row.
         targets: `[batch, token]` int64; valid: `[batch, token]` bool.
+        cache_fraction: `[batch]`, handed on.
     """
     log_probs = logits.float().log_softmax(-1)  # [answer_token, vocab]
     top = log_probs.argmax(-1)  # [answer_token]
@@ -96,6 +98,7 @@ def token_losses(
 
     row = valid.nonzero()[:, 0].cpu().numpy()  # [answer_token]
     count = np.bincount(row)  # [batch]
-    columns = {"nll": nll, "kl": kl, "accuracy": top == flat_targets, "changed": top != full.top}
-    table = torch.stack([column.double() for column in columns.values()]).cpu().numpy()  # one copy from the device
-    return {name: np.bincount(row, column) / count for name, column in zip(columns, table, strict=True)}
+    columns = (nll, kl, top == flat_targets, top != full.top)
+    table = torch.stack([column.double() for column in columns]).cpu().numpy()  # one copy from the device
+    means = [np.bincount(row, column) / count for column in table]  # [batch] each
+    return Losses(means[0], means[1], means[2], means[3], cache_fraction)

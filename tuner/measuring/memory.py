@@ -77,4 +77,4 @@ def enough_memory(doing: str) -> Iterator[None]:
             raise
         raise A2SFError(
             f"memory ran out while {doing}; lower --memory, so that fewer prompts are held, or the batch size."
-        ) from None
+        ) from error

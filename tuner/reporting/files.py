@@ -17,7 +17,8 @@ from tuner.judging.proof import Outcome
 from tuner.measuring.bank import HALF_LIVES
 from tuner.reporting.evidence import CandidateFigures, Evidence
 from tuner.reporting.half_life import half_life_png
-from tuner.reporting.pareto import pareto_html, pareto_png
+from tuner.reporting.html import pareto_html
+from tuner.reporting.pareto import pareto_png
 from tuner.reporting.profile_map import profile_png
 from tuner.search.profile import PROFILE_FILE
 from tuner.search.records import TrialRecord

@@ -12,6 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+LEAST_SHARE = 0.001
+"""Of the cache that a layer or head is ever given: a share has to keep something."""
+
 
 def lower_hull(budgets: Sequence[float], losses: Sequence[float]) -> list[tuple[float, float]]:
     """The lower convex hull of the points (budget, loss), from the smallest budget to the first of least loss."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tuner.measuring.bank import HALF_LIVES
-from tuner.search.records import Params
+from tuner.search.records import FirstTrial, Params
 
 BASELINE_BUDGETS = (0.1, 0.25, 0.5)
 
@@ -47,7 +47,8 @@ SINGLE_ALPHAS = tuple(Baseline(f"a2sf half-life {h:g}", h) for h in (2.0, 8.0, 3
 """Uniform A2SF with one alpha for all layers, as an engineer would set it by hand; compared when finalists are."""
 
 
-def baseline_points() -> dict[str, Params]:
-    """Label and parameters of the baselines that every study starts with."""
-    points = {FULL.name: FULL.params(1.0)}
-    return points | {f"{b.name} {share:g}": b.params(share) for b in BASELINES for share in BASELINE_BUDGETS}
+def baseline_trials() -> list[FirstTrial]:
+    """The baselines that every study starts with."""
+    full = FirstTrial(FULL.name, "baseline", FULL.name, FULL.params(1.0))
+    methods = [(baseline, share) for baseline in BASELINES for share in BASELINE_BUDGETS]
+    return [full, *(FirstTrial(f"{b.name} {share:g}", "baseline", b.name, b.params(share)) for b, share in methods)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tuner.measuring.losses import Losses
 from tuner.search.records import TrialRecord
@@ -11,7 +11,16 @@ QUALITY = "nll_increase"
 MEMORY = "cache_fraction"
 
 Point = tuple[float, float]
-"""(cache fraction, increase of the NLL in nats per token)."""
+"""(cache fraction, increase of the NLL in nats per token). Optuna keeps the same two the other way round: see
+`values_of`."""
+
+DIRECTIONS = ("minimize", "minimize")
+"""Of both values, for Optuna."""
+
+
+def values_of(metrics: Mapping[str, float]) -> list[float]:
+    """A trial's values as Optuna keeps them: increase of the NLL, then cache fraction."""
+    return [metrics[QUALITY], metrics[MEMORY]]
 
 
 def summary(losses: Losses, full: Losses) -> dict[str, float]:

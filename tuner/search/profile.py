@@ -26,16 +26,22 @@ NEGLIGIBLE = 0.002
 """A loss below this many nats per token (a perplexity 0.2 % higher) counts as none."""
 UNSEEN = NEGLIGIBLE / 2
 
-Rule = tuple[float, float]
-"""Half-life in tokens, and the share of the budget for the most recent tokens."""
+
+@dataclass(frozen=True)
+class Recency:
+    """How a layer favours what is recent: the half-life of old attention in tokens, and the share of the budget, 0 to
+    1, that goes to the last tokens."""
+
+    half_life: float
+    recent: float
 
 
 @dataclass(frozen=True)
 class Profile:
     """Increase of the NLL (nats per token, mean over the samples) when one layer or KV head alone is cut.
 
-    layer_loss: `[layer, budget]` at `BUDGETS`, each with the best rule that was tried.
-    half_life, recent: `[layer, budget]`, these rules. What is best depends on the budget: the smaller it is, the
+    layer_loss: `[layer, budget]` at `BUDGETS`, each with the best recency that was tried.
+    half_life, recent: `[layer, budget]`, these recencies. What is best depends on the budget: the smaller it is, the
     more of it has to go to the last tokens.
     head_loss: `[layer, kv_head, budget]`: the layer's loss, shared out in proportion to what cutting each head alone
     costs. Heads that do the same work stand in for each other, so that what they cost alone adds up to too little.
@@ -61,11 +67,15 @@ class Profile:
         shares = allocate((*BUDGETS, 1.0), curves.reshape(-1, curves.shape[-1]), total)
         return shares.reshape(self.head_loss.shape[:2])
 
-    def rules(self, shares: np.ndarray) -> list[Rule]:
-        """The best rule of each layer at its share of the cache `[layer]`: that of the nearest measured budget."""
+    def recencies(self, shares: np.ndarray) -> list[Recency]:
+        """The best of each layer at its share of the cache `[layer]`: that of the nearest measured budget."""
         distance = np.abs(np.log(shares[:, None] / np.array(BUDGETS)))  # [layer, budget]
         nearest = distance.argmin(-1)  # [layer]
-        return [(self.half_life[i, place], self.recent[i, place]) for i, place in enumerate(nearest)]
+        return [self.recency(layer, place) for layer, place in enumerate(nearest)]
+
+    def recency(self, layer: int, place: int) -> Recency:
+        """The best of one layer at the budget in `place` of `BUDGETS`."""
+        return Recency(float(self.half_life[layer, place]), float(self.recent[layer, place]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the grid it was measured on."""
@@ -96,7 +106,9 @@ class Profile:
             tables = [np.array(data[name], dtype=float) for name in ("layer_loss", "half_life", "recent", "head_loss")]
             found = cls(tables[0], tables[1], tables[2], tables[3], data["n_samples"], data["evaluations"])
         except (ValueError, KeyError, TypeError) as error:
-            raise A2SFError(f"{path} is not a sensitivity profile ({error}); delete it, it is measured anew.") from None
+            raise A2SFError(
+                f"{path} is not a sensitivity profile ({error}); delete it, it is measured anew."
+            ) from error
         if budgets != list(BUDGETS):
             raise A2SFError(f"{path} was measured on another grid by an older version; delete it, it is measured anew.")
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Rule
+from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Recency
 from tuner.watch import Progress
 
 PROFILE_BLOCKS = 4
@@ -25,8 +26,8 @@ PROFILE_BLOCKS = 4
 PROFILE_HALF_LIVES = (2.0, 8.0, 32.0, 128.0, math.inf)
 RECENTS = (0.1, 0.25, 0.5, 0.75)
 """Shares of a budget for the most recent tokens."""
-START = (8.0, 0.5)
-"""Half-life and recent share that every layer is tried with first: wrong for some, ruinous for none."""
+START = Recency(8.0, 0.5)
+"""What every layer is tried with first: wrong for some, ruinous for none."""
 MOST_REFINED = 6
 """Layers whose half-life, recent share and heads are looked into, the most sensitive ones: a profile of a deep model
 must not cost more than its search."""
@@ -45,7 +46,7 @@ class _Measuring:
         self.full, self.n_samples = seen.losses.nll, seen.n
         shape = engine.n_layers, len(BUDGETS)
         self.layer_loss = np.zeros(shape)
-        self.half_life, self.recent = np.full(shape, START[0]), np.full(shape, START[1])
+        self.half_life, self.recent = np.full(shape, START.half_life), np.full(shape, START.recent)
         self.head_loss = np.zeros((engine.n_layers, engine.n_kv_heads, len(BUDGETS)))
         self.everyone = range(engine.n_kv_heads)
 
@@ -66,29 +67,29 @@ class _Measuring:
         return Profile(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
 
     def _refine(self, layer: int) -> None:
-        """Find the best rule for each budget, smallest first: the half-life, then the recent share with it."""
-        rule = START
+        """Find the best recency for each budget, smallest first: the half-life, then the recent share with it."""
+        best = START
         for place, budget in enumerate(BUDGETS):
-            known = {rule: self._loss(layer, self.everyone, rule, budget)}
+            known = {best: self._loss(layer, self.everyone, best, budget)}
             for half_life in PROFILE_HALF_LIVES:
-                self._try(known, layer, budget, (half_life, rule[1]))
+                self._try(known, layer, budget, replace(best, half_life=half_life))
             best = min(known, key=known.__getitem__)
             for recent in RECENTS:
-                self._try(known, layer, budget, (best[0], recent))
-            rule = min(known, key=known.__getitem__)
-            self.half_life[layer, place:], self.recent[layer, place:] = rule
-            if known[rule] < NEGLIGIBLE:
+                self._try(known, layer, budget, replace(best, recent=recent))
+            best = min(known, key=known.__getitem__)
+            self.half_life[layer, place:], self.recent[layer, place:] = best.half_life, best.recent
+            if known[best] < NEGLIGIBLE:
                 self.layer_loss[layer, place:] = 0.0
                 break
-            self.layer_loss[layer, place] = known[rule]
+            self.layer_loss[layer, place] = known[best]
 
-    def _try(self, known: dict[Rule, float], layer: int, budget: float, rule: Rule) -> None:
-        if rule not in known and min(known.values()) >= NEGLIGIBLE:
-            known[rule] = self._loss(layer, self.everyone, rule, budget)
+    def _try(self, known: dict[Recency, float], layer: int, budget: float, recency: Recency) -> None:
+        if recency not in known and min(known.values()) >= NEGLIGIBLE:
+            known[recency] = self._loss(layer, self.everyone, recency, budget)
 
     def _sensitive_heads(self, layer: int, heads: Sequence[int]) -> Iterator[int]:
         """Heads that cannot be cut to the smallest budget for nothing, found by halving."""
-        if self._loss(layer, heads, self._rule(layer, 0), BUDGETS[0]) < NEGLIGIBLE:
+        if self._loss(layer, heads, self._recency(layer, 0), BUDGETS[0]) < NEGLIGIBLE:
             return
         if len(heads) == 1:
             yield heads[0]
@@ -97,21 +98,21 @@ class _Measuring:
         yield from self._sensitive_heads(layer, heads[:middle])
         yield from self._sensitive_heads(layer, heads[middle:])
 
-    def _rule(self, layer: int, place: int) -> Rule:
-        return self.half_life[layer, place], self.recent[layer, place]
+    def _recency(self, layer: int, place: int) -> Recency:
+        return Recency(float(self.half_life[layer, place]), float(self.recent[layer, place]))
 
     def _curve(self, layer: int, heads: Sequence[int]) -> list[float]:
         """Loss at each budget; zero from the first negligible one on, which is then not measured."""
         curve = []
         for place, budget in enumerate(BUDGETS):
-            loss = self._loss(layer, heads, self._rule(layer, place), budget)
+            loss = self._loss(layer, heads, self._recency(layer, place), budget)
             if loss < NEGLIGIBLE:
                 break
             curve.append(loss)
         return curve + [0.0] * (len(BUDGETS) - len(curve))
 
-    def _loss(self, layer: int, heads: Sequence[int], rule: Rule, budget: float) -> float:
-        policy = cut_alone(self.engine, layer, heads, rule, budget)
+    def _loss(self, layer: int, heads: Sequence[int], recency: Recency, budget: float) -> float:
+        policy = cut_alone(self.engine, layer, heads, recency, budget)
         self.evaluations += not self.engine.knows(policy)
         seen = self.engine.evaluate_blocks(policy, self.n_blocks)
         return float((seen.losses.nll - self.full).mean())
@@ -124,15 +125,14 @@ def _shared_out(layer_loss: np.ndarray, alone: np.ndarray) -> np.ndarray:
     return layer_loss * np.divide(alone, total, out=equal, where=total > 0)
 
 
-def cut_alone(engine: Engine, layer: int, heads: Sequence[int], rule: Rule, budget: float) -> Policy:
+def cut_alone(engine: Engine, layer: int, heads: Sequence[int], recency: Recency, budget: float) -> Policy:
     """`heads` of one `layer` keep `budget`; everything else keeps all."""
     shares = [1.0] * engine.n_kv_heads
     for head in heads:
         shares[head] = budget
     layers = [LayerPolicy()] * engine.n_layers
-    half_life, recent = rule
-    layers[layer] = LayerPolicy(Decay(half_life), tuple(shares), recent, SINK)
+    layers[layer] = LayerPolicy(Decay(recency.half_life), tuple(shares), recency.recent, SINK)
     return Policy(tuple(layers))
 
 
-assert {*PROFILE_HALF_LIVES, START[0]} <= set(HALF_LIVES)
+assert {*PROFILE_HALF_LIVES, START.half_life} <= set(HALF_LIVES)

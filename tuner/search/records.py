@@ -1,27 +1,38 @@
-"""What the parts of the tuner hand each other: plain, frozen records without behaviour."""
+"""What the parts of the tuner hand each other: plain, frozen records."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from a2sf_core.policy import Policy
 
 Params = Mapping[str, float | int]
 """A point of a search space: value by name of the parameter."""
 
-SEED = "seed"
+Kind = Literal["baseline", "seed", "search"]
+"""Where a trial came from: a known method, a starting point that a profile or another study gave, the sampler."""
+
+
+@dataclass(frozen=True)
+class FirstTrial:
+    """A trial that a study starts with. `method` is the family that it belongs to, such as "h2o" or "profile"."""
+
+    label: str
+    kind: Kind
+    method: str
+    params: Params
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One finished trial of a study, as tracking and report see it.
 
-    `state` is "complete", "pruned" (stopped early, with the metrics of the samples it saw) or "failed". `label` is
-    "search", the name of a baseline, or begins with `SEED` for a starting point that a profile or another study gave.
-    `params` are the sampled parameters and `metrics` the measured figures, by name; `policy_json` is the
-    whole policy.
+    `state` is "complete", "pruned" (stopped early, with the metrics of the samples it saw) or "failed". `label` names
+    the trial for a reader; what it is, `kind` and `method` say (the method is empty for what the sampler proposed).
+    `params` are the sampled parameters and `metrics` the measured figures, by name; `policy_json` is the whole policy.
     """
 
     number: int
@@ -34,12 +45,13 @@ class TrialRecord:
     error: str = ""
     started_ms: int = 0
     ended_ms: int = 0
-    tags: Mapping[str, str] = field(default_factory=dict)
+    kind: Kind = "search"
+    method: str = ""
 
     @property
     def is_baseline(self) -> bool:
         """True for a known method, False for what the search and its seeds propose."""
-        return self.label != "search" and not self.label.startswith(SEED)
+        return self.kind == "baseline"
 
 
 def policy_from(record: TrialRecord) -> Policy:

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
-from tuner.search.objectives import MEMORY
+from tuner.search.objectives import DIRECTIONS, MEMORY
 from tuner.search.records import TrialRecord
 
 JOURNAL = "study.journal"
-_NAME = "a2sf"
+_NAME, _RESULT = "a2sf", "result"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What was measured of a trial, kept in the journal beside Optuna's own fields.
+
+    policy: the whole policy as JSON. metrics: means over the samples seen. sample_nll: of each of them, in their order.
+    error: why there are no figures; empty if there are.
+    """
+
+    policy: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sample_nll: Sequence[float] = ()
+    error: str = ""
+
+    def write_to(self, trial: Trial) -> None:
+        """Attach it to a trial that is about to be told."""
+        figures = {"error": self.error} if self.error else {"metrics": self.metrics, "sample_nll": self.sample_nll}
+        trial.set_user_attr(_RESULT, {"policy": self.policy, **figures})
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialResult:
+        """That of a finished trial."""
+        return cls(**trial.user_attrs[_RESULT])
 
 
 class Storage:
@@ -39,7 +64,7 @@ class Storage:
             _drop_torn_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
             self._study = optuna.create_study(
-                storage=storage, study_name=_NAME, directions=["minimize", "minimize"], load_if_exists=True
+                storage=storage, study_name=_NAME, directions=DIRECTIONS, load_if_exists=True
             )
         except OSError as error:
             raise A2SFError(
@@ -120,16 +145,18 @@ def _drop_torn_line(journal: Path) -> None:
 
 
 def _record(trial: FrozenTrial, pareto: bool) -> TrialRecord:
-    result = trial.user_attrs["result"]
+    result, told = TrialResult.of(trial), trial.user_attrs  # what the sampler proposed was told nothing
     return TrialRecord(
         number=trial.number,
         state=_STATES[trial.state],
-        label=trial.user_attrs.get("label", "search"),
+        label=told.get("label", "search"),
         params=trial.params,
-        metrics=result.get("metrics", {}),
-        policy_json=result["policy"],
+        metrics=result.metrics,
+        policy_json=result.policy,
         pareto=pareto,
-        error=result.get("error", ""),
+        error=result.error,
         started_ms=int(trial.datetime_start.timestamp() * 1000),
         ended_ms=int(trial.datetime_complete.timestamp() * 1000),
+        kind=told.get("kind", "search"),
+        method=told.get("method", ""),
     )

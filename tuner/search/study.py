@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -17,12 +16,12 @@ from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
 from tuner.search.hypervolume import WORST_LOSS, stood_still
-from tuner.search.objectives import MEMORY, QUALITY, points_of, summary
+from tuner.search.objectives import DIRECTIONS, MEMORY, QUALITY, points_of, summary, values_of
 from tuner.search.racing import Race
-from tuner.search.records import Params, TrialRecord
+from tuner.search.records import FirstTrial, Params, TrialRecord
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space
-from tuner.search.storage import Storage
+from tuner.search.storage import Storage, TrialResult
 
 TOGETHER = 8
 """Trials asked for at once where prompts must be read anew: they share one reading."""
@@ -37,15 +36,15 @@ class Plan:
     """How a study is run.
 
     trials: how many, those before a resume included. sampler: see `tuner.search.samplers`. racing: stop trials that
-    cannot win. patience: stop when so many trials have not grown the hypervolume; None runs them all. seeds: label and
-    parameters of further first trials, from a warm start.
+    cannot win. patience: stop when so many trials have not grown the hypervolume; None runs them all. seeds: further
+    first trials, from a warm start; their points may be those of another space.
     """
 
     trials: int
     sampler: str = "tpe"
     racing: bool = True
     patience: int | None = None
-    seeds: Mapping[str, Params] | None = None
+    seeds: Sequence[FirstTrial] = ()
 
 
 class Study:
@@ -66,7 +65,7 @@ class Study:
     def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int) -> None:
         self.seed = seed
         self._kept = Storage(run_dir, identity)
-        self._study = optuna.create_study(directions=["minimize", "minimize"])
+        self._study = optuna.create_study(directions=DIRECTIONS)
         self._study.add_trials(self._kept.trials())
 
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
@@ -74,7 +73,7 @@ class Study:
 
         Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
-        first = {**space.enqueued(), **{label: space.complete(p) for label, p in (plan.seeds or {}).items()}}
+        first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in plan.seeds)]
         self._enqueue(first)
         done = len(self.records())
         self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(first))
@@ -82,19 +81,22 @@ class Study:
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
         race = Race([0.0], [full.nll + WORST_LOSS])
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            race.finish(trial.values[1], np.array(trial.user_attrs["result"]["sample_nll"]))
+            result = TrialResult.of(trial)
+            race.finish(result.metrics[MEMORY], np.array(result.sample_nll))
         while done < plan.trials and not self._is_over(plan, len(first)):
             together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
             self._run_some(engine, space, full, race, together, racing=plan.racing)
             done += together
             on_trial(done)
 
-    def _enqueue(self, points: Mapping[str, Params]) -> None:
+    def _enqueue(self, trials: Sequence[FirstTrial]) -> None:
         waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
         known = {record.label for record in self.records()} | waiting
-        for label, params in points.items():
-            if label not in known:
-                self._study.enqueue_trial(dict(params), user_attrs={"label": label})
+        for trial in trials:
+            if trial.label not in known:
+                known.add(trial.label)
+                told = {"label": trial.label, "kind": trial.kind, "method": trial.method}
+                self._study.enqueue_trial(dict(trial.params), user_attrs=told)
 
     def _is_over(self, plan: Plan, n_first: int) -> bool:
         return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
@@ -102,14 +104,14 @@ class Study:
     def _run_some(self, engine: Engine, space: Space, full: Losses, race: Race, count: int, racing: bool) -> None:
         started = time.time()
         trials = [self._study.ask() for _ in range(count)]
-        policies = [space.policy(suggest(trial, space)) for trial in trials]
+        policies = [space.policy(ask(trial, space)) for trial in trials]
         tokens = [len(sample.prompt_ids) for sample in engine.samples]
         memory = [float(np.mean([policy.cache_fraction(n) for n in tokens])) for policy in policies]
-        labelled = ["label" in trial.user_attrs for trial in trials]
+        enqueued = ["label" in trial.user_attrs for trial in trials]
 
         def is_lost(place: int, seen: Seen) -> bool:
             # What the user will be shown as comparison is measured in full.
-            return not labelled[place] and race.is_lost(memory[place], seen)
+            return not enqueued[place] and race.is_lost(memory[place], seen)
 
         found = engine.race(policies, is_lost if racing else None)
         seconds = (time.time() - started) / count
@@ -119,19 +121,19 @@ class Study:
                 race.finish(cache, seen.losses.nll)
 
     def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
-        result: dict[str, Any] = {"policy": json.dumps(policy.to_dict())}
+        text = json.dumps(policy.to_dict())
         if not seen.losses.finite():
-            trial.set_user_attr("result", result | {"error": "the model gave NaN or infinity"})
+            TrialResult(text, error="the model gave NaN or infinity").write_to(trial)
             self._kept.add(self._study.tell(trial, state=TrialState.FAIL))
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
         nll = [round(value, 6) for value in seen.losses.nll.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
-        trial.set_user_attr("result", result | {"metrics": metrics, "sample_nll": nll})
+        TrialResult(text, metrics, nll).write_to(trial)
         if seen.n < len(full.nll):
             self._kept.add(self._study.tell(trial, state=TrialState.PRUNED))
         else:
-            self._kept.add(self._study.tell(trial, [metrics[QUALITY], metrics[MEMORY]]))
+            self._kept.add(self._study.tell(trial, values_of(metrics)))
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
@@ -142,7 +144,7 @@ class Study:
         return self._kept.count_report_look(policies)
 
 
-def suggest(trial: Trial, space: Space) -> Params:
+def ask(trial: Trial, space: Space) -> Params:
     """Ask the sampler for a point of `space`."""
     return {
         name: trial.suggest_int(name, int(r.low), int(r.high))

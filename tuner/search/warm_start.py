@@ -13,18 +13,18 @@ from pathlib import Path
 from tuner.search.hypervolume import front, hypervolume
 from tuner.search.objectives import MEMORY, points_of
 from tuner.search.profile import PROFILE_FILE, Profile
-from tuner.search.records import SEED, Params, TrialRecord
+from tuner.search.records import FirstTrial, TrialRecord
 from tuner.search.storage import read_front, read_identity
 
 N_SEEDS = 8
-LABEL = f"{SEED} from"
+METHOD = "warm start"
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Label and parameters of the seeds, and the profile if one fits."""
+    """The seeds, with parameters of the space they come from, and the profile if one fits."""
 
-    seeds: dict[str, Params]
+    seeds: list[FirstTrial]
     profile: Profile | None
 
 
@@ -37,27 +37,29 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
     Raises:
         A2SFError: if a folder holds no study with a finished trial.
     """
-    seeds: dict[str, Params] = {}
+    seeds: dict[str, FirstTrial] = {}
     profile = None
     for folder in folders:
         best = [record for record in read_front(folder) if record.metrics[MEMORY] < 1]
         step = max(1, -(-len(best) // N_SEEDS))
-        seeds |= {f"{LABEL} {folder.name}, trial {record.number}": record.params for record in best[::step]}
+        for record in best[::step]:
+            label = f"seed from {folder.name}, trial {record.number}"
+            seeds[label] = FirstTrial(label, "seed", METHOD, record.params)
         known = read_identity(folder)
         if all(known.get(name) == identity[name] for name in ("model", "task", "data")):
             path = folder / PROFILE_FILE
             profile = Profile.load(path) if path.is_file() else profile
-    return WarmStart(seeds, profile)
+    return WarmStart(list(seeds.values()), profile)
 
 
 def what_transferred(records: Sequence[TrialRecord]) -> str:
     """One sentence on what the seeds of a warm start were worth; empty if there were none."""
     done = [record for record in records if record.state == "complete"]
-    seeds = [record for record in done if record.label.startswith(LABEL)]
+    seeds = [record for record in done if record.method == METHOD]
     if not seeds:
         return ""
     points = points_of(done)
-    on_front = sum(done[place].label.startswith(LABEL) for place in front(points))
+    on_front = sum(done[place].method == METHOD for place in front(points))
     share = hypervolume(points_of(seeds))
     whole = hypervolume(points)
     return (

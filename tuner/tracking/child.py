@@ -38,7 +38,7 @@ def child_run(trial: TrialRecord, parent_id: str, parent_started_ms: int) -> Chi
     """The run of a finished trial; a trial without times gets its parent's."""
     started = trial.started_ms or parent_started_ms
     name = f"baseline {trial.label}" if trial.is_baseline else f"trial-{trial.number:03d}"
-    tags = {**trial.tags, **group_tags(trial), "mlflow.parentRunId": parent_id, "mlflow.runName": name}
+    tags = {**group_tags(trial), "mlflow.parentRunId": parent_id, "mlflow.runName": name}
     tags |= {"a2sf.trial": str(trial.number), "a2sf.label": trial.label}
     short = len(trial.policy_json) <= TAG_LIMIT
     if short:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from tuner.search.records import TrialRecord
 from tuner.tracking.bulk import run_id, write
 from tuner.tracking.child import ChildRun, child_run, finite, group_tags
 from tuner.tracking.database import TELEMETRY_OFF, at_work, open_database
+from tuner.tracking.regressor import log_regressor
 from tuner.tracking.view import view_state
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Tracker:
             for artifact in artifacts:
                 self._client.log_artifact(self._parent_id, str(artifact))
             if regressor is not None:
-                self._log_regressor(regressor, regressor_example)
+                log_regressor(self._client, self._experiment_id, self._parent_id, regressor, regressor_example)
             self._client.set_terminated(self._parent_id, "FINISHED", end_time=now)
 
     def link(self, port: int = 5000) -> str:
@@ -228,40 +228,6 @@ class Tracker:
         self._client.set_terminated(child.run_id, run.status, end_time=run.ended_ms)
         child.ended = True
 
-    def _log_regressor(self, regressor: Any, example: DataFrame | None) -> None:
-        """Log a scikit-learn model that loads without a pickle.
-
-        Step by step through the client: `mlflow.sklearn.log_model` would go through the process-wide
-        tracking address, experiment and active run, which belong to the user.
-        """
-        from importlib.metadata import version
-
-        import mlflow.sklearn
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, infer_signature
-
-        signature = None if example is None else infer_signature(example, regressor.predict(example))
-        packages = ("scikit-learn", "skops", "numpy", "pandas")
-        ours = f"source_run_id = '{self._parent_id}'"
-        older = self._client.search_logged_models([self._experiment_id], filter_string=ours)
-        logged = self._client.create_logged_model(self._experiment_id, "regressor", self._parent_id)
-        with tempfile.TemporaryDirectory() as folder:
-            mlflow.sklearn.save_model(
-                regressor,
-                f"{folder}/model",
-                mlflow_model=Model(run_id=self._parent_id, model_id=logged.model_id),
-                signature=signature,
-                input_example=example,
-                # Named here, because working them out takes MLflow ten seconds.
-                pip_requirements=[f"{name}=={version(name)}" for name in packages],
-                skops_trusted_types=_sklearn_types(regressor),
-            )
-            self._client.log_model_artifacts(logged.model_id, f"{folder}/model")
-        self._client.finalize_logged_model(logged.model_id, "READY")
-        self._client.log_outputs(self._parent_id, [LoggedModelOutput(logged.model_id, step=0)])
-        for model in older:
-            self._client.delete_logged_model(model.model_id)
-
 
 def _metrics(values: Mapping[str, float], time_ms: int) -> list[Any]:
     from mlflow.entities import Metric
@@ -273,10 +239,3 @@ def _params(values: Mapping[str, str]) -> list[Any]:
     from mlflow.entities import Param
 
     return [Param(name, value) for name, value in values.items()]
-
-
-def _sklearn_types(regressor: Any) -> list[str]:
-    """The classes of scikit-learn itself that skops does not trust unasked, such as trees; no others."""
-    from skops.io import dumps, get_untrusted_types
-
-    return [name for name in get_untrusted_types(data=dumps(regressor)) if name.startswith("sklearn.")]

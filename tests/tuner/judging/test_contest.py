@@ -69,8 +69,8 @@ def test_giving_up_early_agrees_with_measuring_everything(contest: Contest) -> N
 
 def test_the_bisection_ends_at_the_smallest_budget_that_meets_the_goal(contest: Contest) -> None:
     easy = replace(contest, max_degradation=100.0)
-    assert easy.winner(easy.smallest("h2o", BASELINES[0].params(1.0))).policy.layers[0].budget == BUDGET_STEPS[0]
-    around = [c.policy.layers[0].budget for c in easy.smallest("h2o", BASELINES[0].params(1.0), around=0.4)]
+    assert easy.winner(easy.bisect("h2o", BASELINES[0].params(1.0))).policy.layers[0].budget == BUDGET_STEPS[0]
+    around = [c.policy.layers[0].budget for c in easy.bisect("h2o", BASELINES[0].params(1.0), around=0.4)]
     assert min(around) == min(budget for budget in BUDGET_STEPS if budget >= 0.2)
     assert max(around) <= 0.8
 
@@ -103,9 +103,9 @@ def test_a_choice_is_a_ladder_that_ends_with_the_smallest(contest: Contest, tmp_
     study.run(search, SPACE, Plan(40), lambda _done: None)
     choice = choose(replace(contest, max_degradation=8.0), study.records())
     assert choice.picked
-    assert choice.by_hand
+    assert choice.known
     assert 0.95 <= choice.confidence < 1
-    for ladder in (choice.picked, choice.by_hand):
+    for ladder in (choice.picked, choice.known):
         sizes = [candidate.cache_fraction for candidate in ladder]
         assert sizes == sorted(sizes, reverse=True)
         assert all(candidate.meets(8.0) for candidate in ladder)
@@ -141,7 +141,7 @@ def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_s
     new.run(engine, space, Plan(24 + len(other.seeds), seeds=other.seeds), lambda _done: None)
     records = new.records()
     labels = [record.label for record in records]
-    assert labels[24:] == list(other.seeds)
+    assert labels[24:] == [seed.label for seed in other.seeds]
     assert [record.is_baseline for record in records] == [False] * 8 + [True] * 16 + [False] * len(other.seeds)
     assert f"of {len(other.seeds)} points taken over" in what_transferred(records)
     assert what_transferred(records[:24]) == ""

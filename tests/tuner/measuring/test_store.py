@@ -35,8 +35,8 @@ def test_figures_do_not_depend_on_the_limit(share: float) -> None:
     limited = engine(max(1, int(share * size)))
     assert limited.recomputes == (share < 1)
     assert limited._store.n_stored in {0.0: [0], 1.5: [4]}.get(share, [1, 2, 3])
-    found = zip(limited.evaluate_many(POLICIES), unlimited.evaluate_many(POLICIES), strict=True)
-    assert all(equal(*pair) for pair in found)
+    found = zip(limited.race(POLICIES), unlimited.race(POLICIES), strict=True)
+    assert all(equal(ours.losses, theirs.losses) for ours, theirs in found)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from a2sf_core import Policy
 from tuner.judging.contest import Candidate
 from tuner.judging.intervals import Interval
 from tuner.reporting.half_life import half_life_png
-from tuner.reporting.pareto import _finding, _picture, pareto_html, pareto_png
+from tuner.reporting.html import pareto_html
+from tuner.reporting.pareto import pareto_png
+from tuner.reporting.picture import finding, picture_of
 from tuner.search.records import TrialRecord
 
 
@@ -22,14 +24,19 @@ def candidate(label: str, kept: float, mean: float, low: float) -> Candidate:
 
 def make_trials() -> list[TrialRecord]:
     draw = random.Random(0)
-    points = [(f"{name} {kept}", kept, 60 * math.exp(-rate * kept))
+    points = [(name, kept, 60 * math.exp(-rate * kept))
               for name, rate in (("h2o", 8), ("streaming-llm", 3)) for kept in (0.1, 0.3, 0.6)]  # fmt: skip
     points += [("full", 1.0, 0.0)]
     for _ in range(60):
         kept = draw.uniform(0.05, 0.9)
-        points.append(("search", kept, 40 * math.exp(-12 * kept) + draw.uniform(-0.2, 3)))
-    trials = [TrialRecord(n, "complete", label, {"budget": kept}, {"cache_fraction": kept, "lost": lost}, "{}")
-              for n, (label, kept, lost) in enumerate(points)]  # fmt: skip
+        points.append(("", kept, 40 * math.exp(-12 * kept) + draw.uniform(-0.2, 3)))
+    trials = [
+        TrialRecord(
+            n, "complete", f"{method} {kept}" if method else "search", {"budget": kept},
+            {"cache_fraction": kept, "lost": lost}, "{}", kind="baseline" if method else "search", method=method,
+        )
+        for n, (method, kept, lost) in enumerate(points)
+    ]  # fmt: skip
     return [*trials, TrialRecord(len(trials), "failed", "search", {}, {}, "", error="out of memory")]
 
 
@@ -73,16 +80,16 @@ def test_odd_studies_are_drawn_too(
 
 
 def test_the_title_claims_no_more_than_was_proven() -> None:
-    assert _finding(TUNED, HAND, 1.0)[0] == "23% of the cache is enough"
-    assert "h2o 0.6, needs 60%" in _finding(TUNED, HAND, 1.0)[1]
-    assert _finding(TUNED, HAND, 0.5)[0].startswith("Not proven: 23%")
-    assert "h2o 0.6, keeps 60%, but may lose 0.6 points" in _finding(TUNED, HAND, 0.5)[1]
-    assert _finding(candidate("full cache", 1.0, 0.0, 0.0), None, 1.0)[0].startswith("No smaller cache")
-    assert "Tuning found nothing smaller" in _finding(HAND, HAND, 1.0)[1]
+    assert finding(TUNED, HAND, 1.0)[0] == "23% of the cache is enough"
+    assert "h2o 0.6, needs 60%" in finding(TUNED, HAND, 1.0)[1]
+    assert finding(TUNED, HAND, 0.5)[0].startswith("Not proven: 23%")
+    assert "h2o 0.6, keeps 60%, but may lose 0.6 points" in finding(TUNED, HAND, 0.5)[1]
+    assert finding(candidate("full cache", 1.0, 0.0, 0.0), None, 1.0)[0].startswith("No smaller cache")
+    assert "Tuning found nothing smaller" in finding(HAND, HAND, 1.0)[1]
 
 
 def test_the_front_is_the_best_of_the_trials_and_a_method_is_one_line() -> None:
-    picture = _picture(make_trials(), TUNED, HAND, "lost", 1.0)
+    picture = picture_of(make_trials(), TUNED, HAND, "lost", 1.0)
     assert {name: len(points) for name, points in picture.families.items()} == {"h2o": 3, "streaming-llm": 3}
     assert picture.front == sorted(picture.front)
     for kept, lost in picture.front:
@@ -90,7 +97,7 @@ def test_the_front_is_the_best_of_the_trials_and_a_method_is_one_line() -> None:
 
 
 def test_the_axis_is_linear_inside_the_goal_and_keeps_the_order_beyond() -> None:
-    picture = _picture([], TUNED, None, "lost", 2.0)
+    picture = picture_of([], TUNED, None, "lost", 2.0)
     assert picture.squash(0.5) == 0.25
     heights = [picture.squash(lost) for lost in (-40, -2, -1, 0, 1, 2, 2.1, 40)]
     assert heights == sorted(heights)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from a2sf_core import A2SFError, Policy
-from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
 from tuner.search.hypervolume import front, hypervolume, stood_still
-from tuner.search.profile import BUDGETS, NEGLIGIBLE, Profile
+from tuner.search.profile import BUDGETS, NEGLIGIBLE, Profile, Recency
 from tuner.search.profiling import MOST_REFINED, PROFILE_HALF_LIVES, RECENTS, START, cut_alone, measure_profile
 from tuner.search.racing import Race
 from tuner.search.space import Space
@@ -90,9 +89,9 @@ def profile(engine: Engine) -> Profile:
     return measure_profile(engine, 1)
 
 
-def loss_alone(engine: Engine, layer: int, heads: tuple[int, ...], rule: tuple[float, float], budget: float) -> float:
+def loss_alone(engine: Engine, layer: int, heads: tuple[int, ...], recency: Recency, budget: float) -> float:
     full = engine.evaluate_blocks(Policy.full(engine.n_layers), 1).losses.nll
-    policy = cut_alone(engine, layer, heads, rule, budget)
+    policy = cut_alone(engine, layer, heads, recency, budget)
     return float((engine.evaluate_blocks(policy, 1).losses.nll - full).mean())
 
 
@@ -102,13 +101,13 @@ def test_the_profile_says_what_cutting_one_head_alone_costs(engine: Engine, prof
     checked = 0
     for layer in range(3):
         for place, budget in enumerate(BUDGETS):
-            rule = profile.half_life[layer, place], profile.recent[layer, place]
+            recency = profile.recency(layer, place)
             whole = profile.layer_loss[layer, place]
             if whole:
-                assert whole == pytest.approx(loss_alone(engine, layer, (0, 1), rule, budget))
+                assert whole == pytest.approx(loss_alone(engine, layer, (0, 1), recency, budget))
                 checked += 1
             assert profile.head_loss[layer, :, place].sum() == pytest.approx(whole)
-            alone = [loss_alone(engine, layer, (head,), rule, budget) for head in (0, 1)]
+            alone = [loss_alone(engine, layer, (head,), recency, budget) for head in (0, 1)]
             if whole and min(alone) >= NEGLIGIBLE and min(profile.head_loss[layer, :, place]) > 0:
                 shares = profile.head_loss[layer, :, place] / whole
                 assert shares == pytest.approx(np.array(alone) / sum(alone))
@@ -121,7 +120,7 @@ def test_the_rule_of_a_layer_is_the_best_of_its_row_and_column(engine: Engine, p
         for place, budget in enumerate(BUDGETS):
             if found := profile.layer_loss[layer, place]:
                 half_life = profile.half_life[layer, place]
-                others = [loss_alone(engine, layer, (0, 1), (half_life, recent), budget) for recent in RECENTS]
+                others = [loss_alone(engine, layer, (0, 1), Recency(half_life, recent), budget) for recent in RECENTS]
                 assert found <= min(others) + 1e-12
 
 
@@ -131,7 +130,7 @@ def test_only_the_most_sensitive_layers_of_a_deep_model_are_looked_into() -> Non
     looked_into = {layer for layer in range(MOST_REFINED + 2) if np.ptp(found.head_loss[layer], axis=0).any()}
     assert 0 < len(looked_into) <= MOST_REFINED
     for layer in set(range(MOST_REFINED + 2)) - looked_into:
-        assert (found.half_life[layer] == START[0]).all()
+        assert (found.half_life[layer] == START.half_life).all()
         assert found.head_loss[layer].sum(0) == pytest.approx(found.layer_loss[layer])
     cost = found.layer_loss.sum(-1)
     left_out = [cost[layer] for layer in range(MOST_REFINED + 2) if layer not in looked_into]
@@ -203,9 +202,7 @@ def test_the_seed_is_the_profile_itself() -> None:
     wanted = found.budgets(0.2)
     for layer, row in zip(policy.layers, wanted, strict=True):
         assert np.broadcast_to(layer.budget, 2) == pytest.approx(row, abs=1e-4)
-    assert [(layer.rule, layer.recent) for layer in policy.layers] == [
-        (Decay(h), r) for h, r in found.rules(wanted.mean(-1))
-    ]
+    assert [Recency(layer.rule.half_life, layer.recent) for layer in policy.layers] == found.recencies(wanted.mean(-1))
 
 
 def test_points_of_another_space_are_made_to_fit() -> None:

@@ -42,7 +42,7 @@ def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) ->
     study = Study(tmp_path, IDENTITY, seed=1)
     study.run(engine, SPACE, Plan(30, racing=False), nothing)
     records = study.records()
-    assert [record.label for record in records[:N_BASELINES]] == list(SPACE.enqueued())
+    assert [record.label for record in records[:N_BASELINES]] == [trial.label for trial in SPACE.enqueued()]
     assert {record.label for record in records[N_BASELINES:]} == {"search"}
     assert len(records) == 30
     full = engine.evaluate(Policy.full(3))
@@ -163,7 +163,7 @@ def test_killed_at_any_moment_nothing_finished_is_lost(tmp_path: Path) -> None:
     study.run(engine, SPACE, Plan(60), nothing)
     labels = Counter(record.label for record in study.records())
     assert len(study.records()) == 60
-    assert all(labels[label] == 1 for label in SPACE.enqueued()), labels
+    assert all(labels[trial.label] == 1 for trial in SPACE.enqueued()), labels
 
 
 def test_a_trial_that_cannot_win_stops_early_and_says_what_it_saw(tmp_path: Path) -> None:

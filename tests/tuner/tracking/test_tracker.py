@@ -46,6 +46,8 @@ def make_trials(number: int = N_TRIALS) -> list[TrialRecord]:
                 number=i,
                 state="failed" if failed else "pruned" if pruned else "complete",
                 label=f"h2o 0.{i + 1}" if i < 4 else "search",
+                kind="baseline" if i < 4 else "search",
+                method="h2o" if i < 4 else "",
                 params={"half_life_place": draw.randrange(24), "budget": kept, "mode": "prefill"}
                 | {f"shape_{k}": draw.random() for k in range(7)},
                 metrics={}

@@ -1,0 +1,97 @@
+"""Running the model: prompts are read whole, answers over what is kept of them. Nothing is chosen or counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import Cache
+
+from a2sf_core.cache import A2SFCache
+from a2sf_core.observe import read_prompt
+from a2sf_core.policy import Policy
+from a2sf_core.switch import attach, cache_argument
+from tuner.inputs.encoding import Encoded
+from tuner.measuring.answers import AnswerCache, answering
+from tuner.measuring.bank import BANK
+from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
+from tuner.measuring.losses import FullAnswers
+
+
+class Reader:
+    """A model in eval mode, and the samples that it reads."""
+
+    def __init__(self, model: Any, samples: Sequence[Encoded]) -> None:
+        self._model, self._samples = model, samples
+        self._n_layers: int = model.config.get_text_config().num_hidden_layers
+        self._cache_argument = cache_argument(model)
+
+    def read(self, rows: list[int]) -> PromptBatch:
+        """The samples `rows` as a batch, with all that a trial needs of them."""
+        device = self._model.device
+        chosen = [self._samples[index] for index in rows]
+        prompts, mask = pad([sample.prompt_ids for sample in chosen], device, left=True)
+        answers, answer_valid = pad([sample.answer_ids for sample in chosen], device, left=False)
+        builders: list[LayerBuilder] = []
+        first_logits = []
+        # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
+        for row, sample in enumerate(chosen):
+            ids = torch.tensor([sample.prompt_ids], device=device)
+            prompt = read_prompt(self._model, ids, None, BANK)
+            builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
+            for builder, layer in zip(builders, prompt.layers, strict=True):
+                builder.put(row, layer)
+            first_logits.append(prompt.logits)
+        layers = [builder.layer for builder in builders]
+        nothing = FullAnswers(torch.empty(0), torch.empty(0))
+        batch = PromptBatch(
+            rows, mask.sum(-1), mask, prompts, layers, torch.cat(first_logits), answers, answer_valid, nothing
+        )
+        with answering(self._model):
+            logits = self.answer(batch, keep_masks(batch, Policy.full(self._n_layers)))  # [batch, token, vocab]
+        return replace(batch, full=FullAnswers.of(logits[answer_valid]))
+
+    @torch.no_grad()
+    def answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
+        """Logits `[batch, token, vocab]` of the answer tokens over the slots in `keep`.
+
+        To be called inside `answering(model)`, which walks over the model's modules: once for many policies.
+        """
+        logits = batch.first_logits[:, None]  # [batch, 1, vocab]
+        read = batch.answers.shape[1] - 1
+        if read == 0:
+            return logits
+        cache = AnswerCache([(layer.keys, layer.values) for layer in batch.layers], keep, read)
+        return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
+
+    @torch.no_grad()
+    def answer_attached(self, batch: PromptBatch, policy: Policy) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same from really running the model with `policy` attached: it reads the prompts again, and evicts as it
+        would when serving. Also how many tokens each layer kept: int64 `[batch, kv_head]`."""
+        cache = A2SFCache(policy)
+        with attach(policy, self._model):
+            positions = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)  # [batch, key]
+            first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
+            cache.cut()
+            kept = [layer.kept_counts() for layer in cache.layers]
+            tokens = range(batch.answers.shape[1] - 1)
+            rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
+        return torch.cat([first, *rest], 1), kept
+
+    def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
+        """Logits `[batch, token, vocab]` after reading answer tokens `start` to `stop - 1`."""
+        mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
+        steps = torch.arange(start, stop, device=mask.device)
+        return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            use_cache=True,
+            **{self._cache_argument: cache},
+        )
+        return output.logits

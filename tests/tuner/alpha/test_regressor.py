@@ -12,7 +12,8 @@ from tests.tuner.models import samples, tiny
 from tuner.alpha.model import AlphaModel
 from tuner.alpha.regressor import _fit_surface, fit, judge, uses_alpha
 from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
-from tuner.measuring.engine import HALF_LIVES, Engine
+from tuner.measuring.bank import HALF_LIVES
+from tuner.measuring.engine import Engine
 
 
 def table(seed: int, inputs: int, best: float | None, scales: tuple[float, ...] = BUDGET_SCALES) -> LossTable:

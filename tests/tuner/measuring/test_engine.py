@@ -15,8 +15,9 @@ from a2sf_core.observe import read_prompt
 from a2sf_core.policy import LayerPolicy, Policy
 from tests.tuner.models import VOCABULARY, samples, tiny
 from tuner.inputs.encoding import Encoded
+from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW
 from tuner.measuring.batch import keep_masks
-from tuner.measuring.engine import HALF_LIVES, SNAPKV_WINDOW, Engine
+from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Seen
 
 POLICIES = {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from a2sf_core.layer_policy import LayerPolicy
     from a2sf_core.policy import Policy
     from a2sf_core.switch import attach
+    from a2sf_core.version import __version__
 
 __all__ = ["A2SFCache", "A2SFConfig", "A2SFError", "LayerPolicy", "Policy", "__version__", "attach", "decode"]
 
@@ -23,16 +24,13 @@ _HOME = {
     "A2SFError": "a2sf_core.errors",
     "LayerPolicy": "a2sf_core.layer_policy",
     "Policy": "a2sf_core.policy",
+    "__version__": "a2sf_core.version",
     "attach": "a2sf_core.switch",
     "decode": "a2sf_core.decoder",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from a2sf_core.config import library_version
-
-        return library_version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -6,7 +6,6 @@ import json
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,13 @@ from a2sf_core.files import write_whole
 from a2sf_core.policy import Policy
 from a2sf_core.schema import upgraded
 from a2sf_core.shape import FINGERPRINT, SHAPE, fingerprint
+from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
 SCHEMA_VERSION = 2
 
 _REQUIRED = ("schema_version", "library_version", "model", "task", "policy")
 _OPTIONAL = ("alpha_model", "guard", "evidence")
-
-
-def library_version() -> str:
-    """Version of the installed a2sf-tune distribution."""
-    try:
-        return version("a2sf-tune")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class A2SFConfig:
     alpha_model: dict[str, Any] | None = None
     guard: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    library_version: str = field(default_factory=library_version)
+    library_version: str = __version__
 
     def __post_init__(self) -> None:
         check_keys(self.model, FINGERPRINT, SHAPE, "model fingerprint")

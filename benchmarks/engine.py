@@ -36,6 +36,8 @@ from tuner.inputs.models import load_model
 from tuner.inputs.tasks import load_task
 from tuner.measuring.batch import pad
 from tuner.measuring.engine import Engine
+from tuner.search.dimensions import Options
+from tuner.search.records import Value
 from tuner.search.space import Space
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -57,9 +59,11 @@ def random_policies(n_layers: int, count: int, seed: int) -> list[Policy]:
     space = Space("bump", per_head=False, n_layers=n_layers)
     drawn: dict[Policy, None] = {}
     while len(drawn) < count:
-        params: dict[str, float | int] = {}
+        params: dict[str, Value] = {}
         for name, r in space.ranges.items():
-            if r.whole:
+            if isinstance(r, Options):
+                params[name] = rng.choice(r.names)
+            elif r.whole:
                 params[name] = rng.randint(int(r.low), int(r.high))
             else:
                 share = rng.random()

@@ -34,7 +34,7 @@ def main() -> None:
         for level, (family, per_head) in LEVELS.items():
             space, _ = profiled(Space(family, per_head, search.n_layers), search)
             choice = tune(lab, search, select, space, options.goal, 0, options.trials)
-            contest = lab.contest(unseen, space, options.goal)
+            contest = lab.contest(unseen, options.goal)
             best = lowest_that_holds(contest, choice.picked)
             by_hand = lowest_that_holds(contest, choice.known)
             kept[level] = best.cache_fraction if best and best.meets(options.goal) else 1.0

@@ -43,9 +43,10 @@ class GridSpace(Space):
     def policy(self, params: Params) -> Policy:
         """The nearest point of the grid, on a log scale; one half-life for all layers."""
         one_rule = {name: 0 for name in params if name.startswith("half_life_group")}
-        layers = super().policy({**params, **one_rule, "window": 0, "rule_profile": 0}).layers
+        layers = super().policy({**params, **one_rule, "rule": "decay", "rule_profile": 0}).layers
         budgets = tuple(min(BUDGETS, key=lambda b: abs(math.log(b / _share(layer)))) for layer in layers)
-        wanted = math.log2(1 + min(layers[0].half_life, 4096))
+        assert isinstance(layers[0].rule, Decay)
+        wanted = math.log2(1 + min(layers[0].rule.half_life, 4096))
         return grid_policy(budgets, min(HALF_LIVES, key=lambda h: abs(math.log2(1 + min(h, 4096)) - wanted)))
 
 

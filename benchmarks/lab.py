@@ -60,10 +60,10 @@ class Lab:
         """An engine on these samples."""
         return Engine(self.model, self.samples(first, count))
 
-    def contest(self, engine: Engine, space: Space, goal: float) -> Contest:
+    def contest(self, engine: Engine, goal: float) -> Contest:
         """Token accuracy on ``engine``'s samples."""
         grader = Grader("token_accuracy", self.model, self.tokenizer, 1)
-        return Contest(engine, grader, space, goal, seed=0)
+        return Contest(engine, grader, goal, seed=0)
 
 
 def profiled(space: Space, engine: Engine, n_blocks: int = PROFILE_BLOCKS) -> tuple[Space, int]:
@@ -85,7 +85,7 @@ def run_study(engine: Engine, space: Space, plan: Plan, seed: int) -> list[Trial
 def tune(lab: Lab, search: Engine, select: Engine, space: Space, goal: float, seed: int, trials: int) -> Choice:
     """A whole study up to its choice."""
     records = run_study(search, space, Plan(trials), seed)
-    return choose(lab.contest(select, space, goal), records)
+    return choose(lab.contest(select, goal), space, records)
 
 
 def cold_points(engine: Engine, space: Space, sampler: str, seed: int, trials: int) -> list[Point]:

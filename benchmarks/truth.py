@@ -62,8 +62,8 @@ def replicate(number: int) -> Replicate | None:
     search, select = lab.engine(first, SEARCH), lab.engine(first + SEARCH, SELECT)
     space, _ = profiled(Space("groups", True, search.n_layers), search, 1)
     records = run_study(search, space, Plan(TRIALS), number)
-    choice = choose(lab.contest(select, space, GOAL), records)
-    proving = lab.contest(lab.engine(first + SEARCH + SELECT, REPORT), space, GOAL)
+    choice = choose(lab.contest(select, GOAL), space, records)
+    proving = lab.contest(lab.engine(first + SEARCH + SELECT, REPORT), GOAL)
     tuned, by_hand = (lowest_that_holds(proving, ladder) for ladder in (choice.picked, choice.known))
     exported = best_of(tuned, by_hand, GOAL)
     if exported is None:
@@ -92,11 +92,10 @@ def true_losses(policies: list[str], part: int, parts: int) -> dict[str, tuple[f
     return found
 
 
-def by_hand_policies(n_layers: int) -> dict[tuple[float, float], str]:
+def by_hand_policies(n_layers: int) -> dict[tuple[str, float], str]:
     """Uniform A2SF by half-life and budget."""
-    space = Space("uniform", False, n_layers)
     return {
-        (baseline.half_life, budget): json.dumps(space.policy(baseline.params(budget)).to_dict())
+        (baseline.name, budget): json.dumps(baseline.policy(budget, n_layers).to_dict())
         for baseline in SINGLE_ALPHAS
         for budget in GRID
     }
@@ -148,11 +147,11 @@ def main() -> None:
                      for s in studies])  # fmt: skip
 
 
-def best_by_hand(truth: dict[str, np.ndarray], by_hand: dict[tuple[float, float], str], memory: float) -> float:
+def best_by_hand(truth: dict[str, np.ndarray], by_hand: dict[tuple[str, float], str], memory: float) -> float:
     """True difference of the best single alpha with a cache of ``memory``, between the budgets measured."""
     best = -math.inf
     for baseline in SINGLE_ALPHAS:
-        line = sorted(tuple(truth[by_hand[baseline.half_life, budget]]) for budget in GRID)
+        line = sorted(tuple(truth[by_hand[baseline.name, budget]]) for budget in GRID)
         best = max(best, float(np.interp(memory, *zip(*line, strict=True))))
     return best
 

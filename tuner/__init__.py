@@ -10,22 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from a2sf_core.version import __version__
     from tuner.alpha.advice import suggest_alpha
     from tuner.run import tune
     from tuner.settings import Settings
 
-    __version__: str
 
 __all__ = ["Settings", "__version__", "suggest_alpha", "tune"]
 
-_HOME = {"Settings": "tuner.settings", "suggest_alpha": "tuner.alpha.advice", "tune": "tuner.run"}
+_HOME = {
+    "Settings": "tuner.settings",
+    "__version__": "a2sf_core.version",
+    "suggest_alpha": "tuner.alpha.advice",
+    "tune": "tuner.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("a2sf-tune")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

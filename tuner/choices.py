@@ -11,6 +11,9 @@ from a2sf_core.errors import A2SFError
 REFERENCE = "reference"
 """The model that comes with the project."""
 FAMILIES = ("uniform", "slope", "bump", "profile", "groups", "free")
+RULES = ("decay", "window", "value-weighted", "key-norm")
+DEFAULT_RULES = ("decay", "window")
+"""Score rules that a search chooses from unless told otherwise; docs/extending.md says how to add one."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
+from tuner.choices import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -68,6 +69,10 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/TASK-MODEL.")] = None,
     family: Family = "groups",
     per_head: Annotated[bool, typer.Option(help="Let the KV heads of a layer have budgets of their own.")] = True,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="What may rank tokens: decay, window, value-weighted or key-norm. Repeatable."),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, tpe-univariate, nsga2, gp or random.")] = "tpe",
     memory: Memory = None,
     warm_start: WarmStart = None,
@@ -84,8 +89,8 @@ def tune(
     settings = Settings(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
-        family=family, per_head=per_head, sampler=sampler, memory=memory, warm_start=tuple(warm_start or ()),
-        patience=patience, precision=precision,
+        family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
+        memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision,
     )  # fmt: skip
     _tune(settings)
 

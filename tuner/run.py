@@ -88,7 +88,9 @@ class _Job:
     def engine(self, name: str, part: Sequence[Encoded]) -> Engine:
         """An engine that has read `part`."""
         progress = self.watch.step(f"Reading {name} prompts")
-        return Engine(self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory)
+        return Engine(
+            self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory, bank=self.dimensions.bank
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch) -> _Job:
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
-    dimensions = Dimensions(settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers)
+    dimensions = Dimensions(
+        settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers, rules=settings.rules
+    )
     identity = {
         "model": model_identity(model),
         "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
@@ -204,8 +208,8 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
     settings = job.settings
     grader = Grader(job.task.metric, job.model, job.tokenizer, job.task.max_new_tokens)
     select = job.engine("select", job.parts.select)
-    contest = Contest(select, grader, found.space, settings.max_degradation, settings.seed)
-    choice = choose(contest, found.records)
+    contest = Contest(select, grader, settings.max_degradation, settings.seed)
+    choice = choose(contest, found.space, found.records)
     report: Sequence[Encoded] = job.parts.report
     if settings.precision and choice.picked:
         n = samples_for(contest.with_unseen(choice.picked[-1]), settings.precision)

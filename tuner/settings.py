@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.choices import REFERENCE
+from tuner.choices import DEFAULT_RULES, REFERENCE
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Settings:
     out: Path | None = None
     family: str = "groups"
     per_head: bool = True
+    rules: tuple[str, ...] = DEFAULT_RULES
     sampler: str = "tpe"
     memory: str | None = None
     warm_start: tuple[Path, ...] = ()

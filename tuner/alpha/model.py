@@ -48,7 +48,7 @@ class AlphaModel:
         return HALF_LIVES[int(losses[0].argmin())], ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; infinity is written "inf". `features` and `half_lives` are for the reader: they name the surface's
+        """JSON-ready; infinity is written "inf". `features` and `half_lives` are for a reader: they name the surface's
         columns and rows, and `from_dict` does not ask for them."""
         return {
             "kind": self.kind,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, SAMPLERS, check_choice, parse_bytes
+from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.tasks import Task, load_task
@@ -40,6 +40,8 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
     check_choice("--family", settings.family, FAMILIES)
     check_choice("--sampler", settings.sampler, SAMPLERS)
+    for rule in settings.rules:
+        check_choice("--rule", rule, RULES)
     if settings.memory is not None:
         parse_bytes(settings.memory)
     for folder in settings.warm_start:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuner.judging.contest import Candidate, Contest
+from tuner.judging.shape import Shape
 from tuner.search.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.search.objectives import MEMORY
-from tuner.search.records import Params, TrialRecord, policy_from
+from tuner.search.records import TrialRecord, policy_from
+from tuner.search.space import Space
 
 N_FINALISTS, N_BEYOND, N_SHAPES, N_RUNNERS_UP = 10, 3, 4, 3
 FLATTER = {1.0: "", 0.5: ", half as steep,"}
@@ -37,19 +39,7 @@ class Choice:
     confidence: float
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """A point whose budget is to be found: near `around`, or anywhere. `method` is that of a known one."""
-
-    params: Params
-    around: float | None
-    method: str = ""
-
-    def bisect(self, contest: Contest, name: str) -> list[Candidate]:
-        return contest.bisect(name, self.params, self.around, self.method)
-
-
-def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
+def choose(contest: Contest, space: Space, records: Sequence[TrialRecord]) -> Choice:
     """The smallest cache that meets the goal on the select split, among what the search found and among the baselines.
 
     Finalists are trials of the search's front, all but those that surely miss the goal, and some of them at other
@@ -58,29 +48,33 @@ def choose(contest: Contest, records: Sequence[TrialRecord]) -> Choice:
     """
     hopeful = _not_beyond(records, contest.max_degradation)
     first = replace(contest, confidence=FIRST_CONFIDENCE)
-    single = [first.measure(f"trial {r.number}", policy_from(r), r.params) for r in hopeful]
-    shapes = {
-        f"trial {r.number}{remark} at": _Shape(contest.space.flattened(r.params, share), float(r.params["budget"]))
+    single = []
+    for record in hopeful:
+        label = f"trial {record.number}"
+        shape = Shape.of_point(label, space, record.params)
+        single.append(first.measure(label, policy_from(record), shape, float(record.params["budget"])))
+    shapes = [
+        Shape.of_point(f"trial {r.number}{remark} at", space, space.flattened(r.params, share))
         for r in _spread(hopeful, N_SHAPES)
         for share, remark in FLATTER.items()
-    }
+    ]
     picked, finalists, confidence = _best(first, shapes, single)
-    known = {b.name: _Shape(b.params(1.0), None, b.name) for b in (*BASELINES, *SINGLE_ALPHAS)}
+    known = [Shape.of_baseline(b, contest.engine.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
     ladder, _, _ = _best(first, known, [])
     return Choice(picked, ladder, finalists, confidence)
 
 
 def _best(
-    first: Contest, shapes: Mapping[str, _Shape], others: list[Candidate]
+    first: Contest, shapes: Sequence[Shape], others: list[Candidate]
 ) -> tuple[list[Candidate], list[Candidate], float]:
     """Two rounds: all shapes at a first confidence, then the best few at the one that is right for so many."""
-    rounds = {name: shape.bisect(first, name) for name, shape in shapes.items()}
-    tried = [*others, *(candidate for row in rounds.values() for candidate in row)]
+    rounds = [(shape, first.bisect(shape)) for shape in shapes]
+    tried = [*others, *(candidate for _, row in rounds for candidate in row)]
     strict = first.held_to(tried)
-    winners = {name: best.cache_fraction for name, row in rounds.items() if (best := first.winner(row))}
-    again = [strict.measure(c.label, c.policy, c.params, c.method) for c in others]
-    for name in sorted(winners, key=winners.__getitem__)[:N_RUNNERS_UP]:
-        again += shapes[name].bisect(strict, name)
+    winners = [(best.cache_fraction, shape) for shape, row in rounds if (best := first.winner(row))]
+    again = [strict.measure_again(candidate) for candidate in others]
+    for _, shape in sorted(winners, key=lambda winner: winner[0])[:N_RUNNERS_UP]:
+        again += strict.bisect(shape)
     best = strict.winner(again)
     return _ladder(strict, best, again) if best else [], tried, strict.confidence
 
@@ -94,11 +88,9 @@ def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> l
     for more in RUNGS:
         wanted = more * best.cache_fraction
         options = [c for c in others if c.cache_fraction >= wanted and c.meets(contest.max_degradation)]
-        budget = round(float(best.params["budget"]) * more, 4)
-        if budget < 1:
-            rung = contest.measure_if_hopeful(
-                f"{best.label}, x {more:g}", {**best.params, "budget": budget}, best.method
-            )
+        budget = round(best.budget * more, 4)
+        if best.shape and budget < 1:
+            rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", best.shape, budget)
             options = [rung] if rung and rung.meets(contest.max_degradation) else options
         if options:
             rungs.append(min(options, key=lambda candidate: candidate.cache_fraction))

@@ -103,7 +103,7 @@ def lowest_that_holds(contest: Contest, ladder: list[Candidate]) -> Candidate | 
     """
     holding = None
     for rung in ladder:
-        measured = contest.measure(rung.label, rung.policy, rung.params, rung.method)
+        measured = contest.measure_again(rung)
         if not measured.meets(contest.max_degradation):
             return holding or measured
         holding = measured

@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 
+from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.observe import PromptLayer
-from a2sf_core.policy import LayerPolicy, Policy
+from a2sf_core.policy import Policy
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.selection import keep_from_order, order_by_score
-from tuner.measuring.bank import score_index
+from tuner.measuring.bank import place_in
 from tuner.measuring.losses import FullAnswers
 
 
 @dataclass(frozen=True)
 class StoredLayer:
     """What one layer holds of a batch of prompts: keys and values `[batch, kv_head, key, dim]` and the token orders
-    `[score, batch, kv_head, key]` (int16 where that suffices), one per half-life of the bank, then per window."""
+    `[rule, batch, kv_head, key]` (int16 where that suffices), one per rule of the bank."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -73,18 +75,18 @@ class PromptBatch:
         return replace(self, **own, layers=layers, full=full)
 
 
-def keep_masks(batch: PromptBatch, policy: Policy) -> list[torch.Tensor]:
-    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`."""
-    return [_keep(layer, rule, batch.n_tokens) for layer, rule in zip(batch.layers, policy.layers, strict=True)]
+def keep_masks(batch: PromptBatch, policy: Policy, bank: Sequence[ScoreRule]) -> list[torch.Tensor]:
+    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`. The orders held are those of `bank`."""
+    return [_keep(layer, own, bank, batch.n_tokens) for layer, own in zip(batch.layers, policy.layers, strict=True)]
 
 
-def _keep(layer: StoredLayer, rule: LayerPolicy, n_tokens: torch.Tensor) -> torch.Tensor:
-    budgets = [rule.head_budget_tokens(n) for n in n_tokens.tolist()]
-    recents = [[rule.recent_tokens(budget) for budget in row] for row in budgets]
+def _keep(layer: StoredLayer, policy: LayerPolicy, bank: Sequence[ScoreRule], n_tokens: torch.Tensor) -> torch.Tensor:
+    budgets = [policy.head_budget_tokens(n) for n in n_tokens.tolist()]
+    recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
     # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
     budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
-    order = layer.orders[score_index(rule)].long()  # [batch, kv_head, key]
-    return keep_from_order(order, n_tokens[:, None], budget, rule.sink, recent)
+    order = layer.orders[place_in(bank, policy)].long()  # [batch, kv_head, key]
+    return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
 
 
 class LayerBuilder:

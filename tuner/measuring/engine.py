@@ -1,7 +1,7 @@
 """Each prompt is read once; a trial gathers the kept keys and values and runs the model over the answers only.
 
 With `evict: prefill` the prompt's keys, values and attention do not depend on the policy. The
-engine stores, per layer, half-life and KV head, the order of the tokens by score; any budget is a prefix of it.
+engine stores, per layer, score rule and KV head, the order of the tokens by score; any budget is a prefix of it.
 Policies that evict while the prompt is read (`chunk`, `step`) are measured by really running them.
 """
 
@@ -16,10 +16,11 @@ import torch
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
-from tuner.measuring.bank import score_index
+from tuner.measuring.bank import BANK, place_in
 from tuner.measuring.batch import PromptBatch, keep_masks
 from tuner.measuring.losses import Losses, Seen, token_losses
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
@@ -42,6 +43,7 @@ class Engine:
         block_size: samples per block, about; a policy can be given up after each block.
         seed: of the partition into blocks.
         memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
+        bank: the rules that policies may have.
 
     Attributes:
         passes: how often a block was really run under a policy.
@@ -59,6 +61,7 @@ class Engine:
         block_size: int = 16,
         seed: int = 0,
         memory: int | None = None,
+        bank: Sequence[ScoreRule] = BANK,
     ) -> None:
         self.model = model
         self.samples = list(samples)
@@ -66,7 +69,8 @@ class Engine:
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
-        self._reader = Reader(model, self.samples)
+        self._bank = bank
+        self._reader = Reader(model, self.samples, bank)
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
@@ -92,8 +96,8 @@ class Engine:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
 
         Raises:
-            A2SFError: if the policy has another number of layers or KV heads, a half-life that is not in the bank, or
-                a window other than the stored one.
+            A2SFError: if the policy has another number of layers or KV heads, or a rule that is not
+                in the bank.
         """
         return self.race([policy])[0].losses
 
@@ -144,9 +148,9 @@ class Engine:
     def _check(self, policy: Policy) -> None:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        for rule in policy.layers if _by_gathering(policy) else ():
-            score_index(rule)
-            if (n_budgets := len(rule.head_budget_tokens(1))) not in (1, self.n_kv_heads):
+        for layer in policy.layers if _by_gathering(policy) else ():
+            place_in(self._bank, layer)
+            if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
     def _measure_block(self, index: int, policies: Sequence[Policy]) -> None:
@@ -165,7 +169,7 @@ class Engine:
                     self.passes += 1
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
-        keep = [keep_masks(batch, policy) for batch in block]
+        keep = [keep_masks(batch, policy, self._bank) for batch in block]
         key = index, _kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []

@@ -12,19 +12,19 @@ from transformers import Cache
 from a2sf_core.cache import A2SFCache
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
-from tuner.measuring.bank import BANK
 from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers
 
 
 class Reader:
-    """A model in eval mode, and the samples that it reads."""
+    """A model in eval mode, the samples that it reads, and the rules that rank their tokens."""
 
-    def __init__(self, model: Any, samples: Sequence[Encoded]) -> None:
-        self._model, self._samples = model, samples
+    def __init__(self, model: Any, samples: Sequence[Encoded], bank: Sequence[ScoreRule]) -> None:
+        self._model, self._samples, self._bank = model, samples, bank
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
 
@@ -39,7 +39,7 @@ class Reader:
         # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
         for row, sample in enumerate(chosen):
             ids = torch.tensor([sample.prompt_ids], device=device)
-            prompt = read_prompt(self._model, ids, None, BANK)
+            prompt = read_prompt(self._model, ids, None, self._bank)
             builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)
@@ -50,7 +50,9 @@ class Reader:
             rows, mask.sum(-1), mask, prompts, layers, torch.cat(first_logits), answers, answer_valid, nothing
         )
         with answering(self._model):
-            logits = self.answer(batch, keep_masks(batch, Policy.full(self._n_layers)))  # [batch, token, vocab]
+            logits = self.answer(
+                batch, keep_masks(batch, Policy.full(self._n_layers), self._bank)
+            )  # [batch, token, vocab]
         return replace(batch, full=FullAnswers.of(logits[answer_valid]))
 
     @torch.no_grad()

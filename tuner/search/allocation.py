@@ -16,6 +16,11 @@ LEAST_SHARE = 0.001
 """Of the cache that a layer or head is ever given: a share has to keep something."""
 
 
+def as_share(share: float) -> float:
+    """A share as policies carry it: four decimals, `LEAST_SHARE` to 1. Exactly 1 keeps everything."""
+    return min(1.0, max(round(float(share), 4), LEAST_SHARE))
+
+
 def lower_hull(budgets: Sequence[float], losses: Sequence[float]) -> list[tuple[float, float]]:
     """The lower convex hull of the points (budget, loss), from the smallest budget to the first of least loss."""
     best = int(np.argmin(losses))

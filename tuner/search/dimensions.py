@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
+from a2sf_core.rules.base import ScoreRule
+from tuner.choices import DEFAULT_RULES
 from tuner.measuring.bank import HALF_LIVES
-from tuner.search.records import Params
+from tuner.search.records import Params, Value
+from tuner.search.rules import bank_for
 
 N_GROUPS = 4
 
@@ -27,16 +30,22 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
-COMMON: dict[str, Range] = {
+@dataclass(frozen=True)
+class Options:
+    """One parameter that is a name among `names`."""
+
+    names: tuple[str, ...]
+
+
+COMMON: dict[str, Range | Options] = {
     "half_life_place": Range(0, len(HALF_LIVES) - 1),
     "budget": Range(0.03, 1.0, log=True),
     "recent": Range(0.0, 1.0),
     "sink": Range(0, 8),
-    "window": Range(0, 1),
 }
 """half_life_place: place in the bank of the mean layer. budget: share of the full cache, mean over layers and heads.
-recent: share of a budget for the most recent tokens. sink: first tokens that always stay. window: 1 lets the last
-queries vote and stay, as in SnapKV; half-lives and recent are moot then."""
+recent: share of a budget for the most recent tokens. sink: first tokens that always stay. Beside them stands `rule`:
+what ranks the tokens; some rules have no use for the half-life, or bring recent tokens of their own."""
 WEIGHT, TILTED = Range(-2.5, 2.5), Range(-8, 8)
 """Log-weight over the depth, and places in the bank from the first layer to the last."""
 OWN = {"": Range(-1.0, 1.0), "half_life_": Range(-4, 4), "recent_": Range(-0.25, 0.25)}
@@ -62,16 +71,18 @@ class Dimensions:
             and these three per layer).
         per_head: let KV heads of a layer have budgets of their own.
         n_layers: decoder layers of the model.
+        rules: names in `tuner.choices.RULES` to choose from.
     """
 
     family: str
     per_head: bool
     n_layers: int
+    rules: tuple[str, ...] = field(default=DEFAULT_RULES, kw_only=True)
 
     @cached_property
-    def ranges(self) -> dict[str, Range]:
+    def ranges(self) -> dict[str, Range | Options]:
         """Name and range of every searched parameter."""
-        extra: dict[str, Range] = {}
+        extra: dict[str, Range | Options] = {"rule": Options(self.rules)}
         if self.family in ("slope", "bump"):
             extra |= TILT
         if self.family == "bump":
@@ -86,6 +97,11 @@ class Dimensions:
             extra |= HEADS
         return COMMON | extra
 
+    @cached_property
+    def bank(self) -> tuple[ScoreRule, ...]:
+        """The rules that an engine must know to measure this space and the baselines."""
+        return bank_for(self.rules)
+
     @property
     def needs_profile(self) -> bool:
         """True if the profile shapes policies of this space."""
@@ -93,17 +109,21 @@ class Dimensions:
 
     def digest(self) -> str:
         """Identifies the space, so that a study is never resumed with another one."""
-        ranges = {name: [r.low, r.high, r.log] for name, r in self.ranges.items()}
+        ranges = {name: astuple(r) for name, r in self.ranges.items()}
         text = json.dumps([ranges, self.n_layers, list(map(str, HALF_LIVES))])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def complete(self, params: Params) -> dict[str, float | int]:
-        """A point of this space from that of another one: missing parameters are 0, strange ones go, all in range."""
-        point: dict[str, float | int] = {}
-        for name, r in self.ranges.items():
-            value = min(max(params.get(name, 0), r.low), r.high)
-            point[name] = round(value) if r.whole else float(value)
-        return point
+    def complete(self, params: Params) -> dict[str, Value]:
+        """A point of this space from that of another one: missing parameters are 0 or the first name, strange ones go,
+        all in range."""
+        return {name: _within(r, params.get(name)) for name, r in self.ranges.items()}
+
+
+def _within(r: Range | Options, value: Value | None) -> Value:
+    if isinstance(r, Options):
+        return str(value) if value in r.names else r.names[0]
+    number = min(max(value if isinstance(value, float | int) else 0, r.low), r.high)
+    return round(number) if r.whole else float(number)
 
 
 def _per(kind: str, count: int) -> dict[str, Range]:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from a2sf_core.policy import Policy
 
-Params = Mapping[str, float | int]
+Value = float | int | str
+Params = Mapping[str, Value]
 """A point of a search space: value by name of the parameter."""
 
 Kind = Literal["baseline", "seed", "search"]
@@ -18,12 +19,20 @@ Kind = Literal["baseline", "seed", "search"]
 
 @dataclass(frozen=True)
 class FirstTrial:
-    """A trial that a study starts with. `method` is the family that it belongs to, such as "h2o" or "profile"."""
+    """A trial that a study starts with. `method` is the family that it belongs to, such as "h2o" or "profile".
+
+    `policy` is given, and `params` empty, where no point of the search space says it: the sampler does not see it then.
+    """
 
     label: str
     kind: Kind
     method: str
     params: Params
+    policy: Policy | None = None
+
+    def told(self) -> dict[str, str]:
+        """What is noted of the trial beside its figures."""
+        return {"label": self.label, "kind": self.kind, "method": self.method}
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,24 @@ about a factor of 1.4 whether memory is short or long.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from a2sf_core.policy import LayerPolicy, Policy
-from a2sf_core.rules.attention import Decay, Window
-from tuner.measuring.bank import HALF_LIVES, SNAPKV_WINDOW
-from tuner.search.allocation import LEAST_SHARE, fill
+from a2sf_core.policy import Policy
+from tuner.measuring.bank import HALF_LIVES
+from tuner.search.allocation import as_share, fill
 from tuner.search.baselines import baseline_trials
 from tuner.search.dimensions import N_GROUPS, Dimensions
 from tuner.search.profile import SINK, Profile, Recency
-from tuner.search.records import FirstTrial, Params
+from tuner.search.records import FirstTrial, Params, Value
+from tuner.search.rules import SEARCHED
 
 GROUPING_BUDGET = 0.25
-SEEDS = {"decay": (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), "window": (0.12, 0.27)}
-"""Budgets of the profile's own policies that every study starts with, by how tokens are scored."""
-
-
+SEEDS, SEEDS_OF_OTHERS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), (0.12, 0.27)
+"""Budgets of the profile's own policies that every study starts with: under the first of its rules, and the others."""
 SHAPES = ("slope", "bump", "wave", "layer_", "head_", "group_")
 """How the names of parameters begin that tell the budgets of layers and heads apart."""
 
@@ -46,28 +45,23 @@ class Space(Dimensions):
     @classmethod
     def of(cls, dimensions: Dimensions, profile: Profile | None) -> Space:
         """The space of these dimensions, shaped by `profile` if they need one."""
-        return cls(dimensions.family, dimensions.per_head, dimensions.n_layers, profile)
+        return cls(dimensions.family, dimensions.per_head, dimensions.n_layers, profile, rules=dimensions.rules)
 
     def policy(self, params: Params) -> Policy:
         """The policy that `params` describe; one that is missing counts as 0."""
-        shares = self._shares(params)  # [layer, kv_head]
-        recencies = self._recencies(shares.mean(-1), params)
-        sink = int(params["sink"])
+        numbers = {name: float(value) for name, value in params.items() if not isinstance(value, str)}
+        shares = self._shares(numbers)  # [layer, kv_head]
+        recencies = self._recencies(shares.mean(-1), numbers)
+        layer_policy, sink = SEARCHED[str(params["rule"])], int(numbers["sink"])
         layers = []
         for row, recency in zip(shares, recencies, strict=True):
-            # A share of exactly 1 keeps everything whatever the scores say.
-            heads = tuple(min(1.0, max(round(float(share), 4), LEAST_SHARE)) for share in row)
-            budget = heads if len(set(heads)) > 1 else heads[0]
-            layers.append(
-                LayerPolicy(Window(SNAPKV_WINDOW), budget, SNAPKV_WINDOW, sink)
-                if params["window"]
-                else LayerPolicy(Decay(recency.half_life), budget, recency.recent, sink)
-            )
+            heads = tuple(map(as_share, row))
+            layers.append(layer_policy(recency, heads if len(set(heads)) > 1 else heads[0], sink))
         return Policy(tuple(layers))
 
-    def flattened(self, params: Params, share: float) -> dict[str, float | int]:
+    def flattened(self, params: Params, share: float) -> dict[str, Value]:
         """`params` with only `share` of what tells the budgets of layers and heads apart; 1 changes nothing."""
-        return {name: value * share if name.startswith(SHAPES) else value for name, value in params.items()}
+        return {name: float(value) * share if name.startswith(SHAPES) else value for name, value in params.items()}
 
     def enqueued(self) -> list[FirstTrial]:
         """The trials that every study starts with: what the profile says, then baselines.
@@ -76,13 +70,14 @@ class Space(Dimensions):
         """
         first: list[FirstTrial] = []
         if self.needs_profile:
-            for window, (name, budgets) in enumerate(SEEDS.items()):
-                for budget in budgets:
-                    label = f"seed profile, {name} {budget:g}"
-                    first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"window": window}))
-        return [replace(trial, params=self.complete(trial.params)) for trial in (*first, *baseline_trials())]
+            for place, rule in enumerate(self.rules):
+                for budget in SEEDS_OF_OTHERS if place else SEEDS:
+                    label = f"seed profile, {rule} {budget:g}"
+                    first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"rule": rule}))
+        first += baseline_trials(self.n_layers, self.rules)
+        return [trial if trial.policy else replace(trial, params=self.complete(trial.params)) for trial in first]
 
-    def seed(self, budget: float) -> dict[str, float | int]:
+    def seed(self, budget: float) -> dict[str, Value]:
         """The profile's own policy at `budget`: marginal-utility budgets, and the best recency of each layer."""
         recencies = self._profile.recencies(self._profile.budgets(budget).mean(-1))
         return {
@@ -90,7 +85,7 @@ class Space(Dimensions):
             "budget": budget,
             "recent": float(np.mean([each.recent for each in recencies])),
             "sink": SINK,
-            "window": 0,
+            "rule": self.rules[0],
             "rule_profile": 1.0,
             "layer_profile": 1.0,
             "head_profile": 1.0,
@@ -114,9 +109,9 @@ class Space(Dimensions):
         """`[layer]`: the same for layers as a whole."""
         return _group(np.log(self._profile.budgets(GROUPING_BUDGET).mean(-1)))
 
-    def _shares(self, params: Params) -> np.ndarray:
+    def _shares(self, params: Mapping[str, float]) -> np.ndarray:
         """Budget shares `[layer, kv_head]`, one column where layers are cut whole."""
-        budget = float(params["budget"])
+        budget = params["budget"]
         depth = np.array([self._depth(layer) for layer in range(self.n_layers)])
         by_layer = sum(
             params.get(name, 0) * np.cos(math.pi * (k + 1) * depth) for k, name in enumerate(("slope", "bump", "wave"))
@@ -135,13 +130,13 @@ class Space(Dimensions):
                 weights = weights + (grouped if self.per_head else grouped.mean(-1, keepdims=True))
         return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
 
-    def _recencies(self, shares: np.ndarray, params: Params) -> list[Recency]:
+    def _recencies(self, shares: np.ndarray, params: Mapping[str, float]) -> list[Recency]:
         """Half-life and recent share of every layer, for the layers' shares of the cache `[layer]`."""
         wanted = self.profile.recencies(shares) if self.profile and params.get("rule_profile", 0) else None
         found = []
         for layer in range(self.n_layers):
             tilt = params.get("half_life_slope", 0) * (self._depth(layer) - 0.5)
-            place, recent = float(params["half_life_place"]) + tilt, float(params["recent"])
+            place, recent = params["half_life_place"] + tilt, params["recent"]
             if wanted:
                 place += params["rule_profile"] * (HALF_LIVES.index(wanted[layer].half_life) - place)
                 recent += params["rule_profile"] * (wanted[layer].recent - recent)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
+from tuner.search.dimensions import Options, Range
 from tuner.search.hypervolume import WORST_LOSS, stood_still
 from tuner.search.objectives import DIRECTIONS, MEMORY, QUALITY, points_of, summary, values_of
 from tuner.search.racing import Race
-from tuner.search.records import FirstTrial, Params, TrialRecord
+from tuner.search.records import FirstTrial, Params, TrialRecord, Value
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space
 from tuner.search.storage import Storage, TrialResult
@@ -47,6 +48,15 @@ class Plan:
     seeds: Sequence[FirstTrial] = ()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A trial that is to be run, of one of the two studies in memory, and its policy."""
+
+    study: optuna.Study
+    trial: Trial
+    policy: Policy
+
+
 class Study:
     """One study in one folder, opened or created.
 
@@ -66,7 +76,10 @@ class Study:
         self.seed = seed
         self._kept = Storage(run_dir, identity)
         self._study = optuna.create_study(directions=DIRECTIONS)
-        self._study.add_trials(self._kept.trials())
+        self._study.add_trials([trial for trial in self._kept.trials() if trial.params])
+        # What no parameters describe is told here, so that the sampler never sees it: one such trial would empty the
+        # space that TPE samples jointly.
+        self._apart = optuna.create_study(directions=DIRECTIONS)
 
     def run(self, engine: Engine, space: Space, plan: Plan, on_trial: Callable[[int], None]) -> None:
         """Run until the plan is fulfilled; `on_trial` gets the number of finished trials after each.
@@ -74,66 +87,84 @@ class Study:
         Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
         first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in plan.seeds)]
-        self._enqueue(first)
+        points = [trial for trial in first if not trial.policy]
+        apart = self._unknown(trial for trial in first if trial.policy)
+        self._enqueue(points)
         done = len(self.records())
-        self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(first))
+        self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(points))
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
         race = Race([0.0], [full.nll + WORST_LOSS])
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            result = TrialResult.of(trial)
-            race.finish(result.metrics[MEMORY], np.array(result.sample_nll))
+        for trial in self._kept.trials():
+            if trial.state == TrialState.COMPLETE:
+                result = TrialResult.of(trial)
+                race.finish(result.metrics[MEMORY], np.array(result.sample_nll))
         while done < plan.trials and not self._is_over(plan, len(first)):
             together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
-            self._run_some(engine, space, full, race, together, racing=plan.racing)
+            asked = [self._ask(space, apart) for _ in range(together)]
+            self._run_some(engine, asked, full, race, racing=plan.racing)
             done += together
             on_trial(done)
 
-    def _enqueue(self, trials: Sequence[FirstTrial]) -> None:
-        waiting = {trial.user_attrs.get("label") for trial in self._study.get_trials(states=(TrialState.WAITING,))}
-        known = {record.label for record in self.records()} | waiting
-        for trial in trials:
-            if trial.label not in known:
-                known.add(trial.label)
-                told = {"label": trial.label, "kind": trial.kind, "method": trial.method}
-                self._study.enqueue_trial(dict(trial.params), user_attrs=told)
+    def _unknown(self, trials: Iterable[FirstTrial]) -> list[FirstTrial]:
+        """Those that were neither finished nor enqueued, each label once."""
+        known = {record.label for record in self.records()}
+        known |= {trial.user_attrs.get("label") for trial in self._waiting()}
+        return list({trial.label: trial for trial in trials if trial.label not in known}.values())
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+    def _enqueue(self, trials: Iterable[FirstTrial]) -> None:
+        for trial in self._unknown(trials):
+            self._study.enqueue_trial(dict(trial.params), user_attrs=trial.told())
+
+    def _ask(self, space: Space, apart: list[FirstTrial]) -> _Asked:
+        """The next trial: one that is enqueued, else the first of `apart`, which loses it, else a new one."""
+        if apart and not self._waiting():
+            known = apart.pop(0)
+            trial = self._apart.ask()
+            for name, value in known.told().items():
+                trial.set_user_attr(name, value)
+            assert known.policy is not None
+            return _Asked(self._apart, trial, known.policy)
+        trial = self._study.ask()
+        return _Asked(self._study, trial, space.policy(ask(trial, space)))
 
     def _is_over(self, plan: Plan, n_first: int) -> bool:
         return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
 
-    def _run_some(self, engine: Engine, space: Space, full: Losses, race: Race, count: int, racing: bool) -> None:
+    def _run_some(self, engine: Engine, asked: Sequence[_Asked], full: Losses, race: Race, racing: bool) -> None:
         started = time.time()
-        trials = [self._study.ask() for _ in range(count)]
-        policies = [space.policy(ask(trial, space)) for trial in trials]
         tokens = [len(sample.prompt_ids) for sample in engine.samples]
-        memory = [float(np.mean([policy.cache_fraction(n) for n in tokens])) for policy in policies]
-        enqueued = ["label" in trial.user_attrs for trial in trials]
+        memory = [float(np.mean([each.policy.cache_fraction(n) for n in tokens])) for each in asked]
+        enqueued = ["label" in each.trial.user_attrs for each in asked]
 
         def is_lost(place: int, seen: Seen) -> bool:
             # What the user will be shown as comparison is measured in full.
             return not enqueued[place] and race.is_lost(memory[place], seen)
 
-        found = engine.race(policies, is_lost if racing else None)
-        seconds = (time.time() - started) / count
-        for trial, policy, cache, seen in zip(trials, policies, memory, found, strict=True):
-            self._tell(trial, policy, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
+        found = engine.race([each.policy for each in asked], is_lost if racing else None)
+        seconds = (time.time() - started) / len(asked)
+        for each, cache, seen in zip(asked, memory, found, strict=True):
+            self._tell(each, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
             if seen.n == len(engine.samples) and seen.losses.finite():
                 race.finish(cache, seen.losses.nll)
 
-    def _tell(self, trial: Trial, policy: Policy, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
-        text = json.dumps(policy.to_dict())
+    def _tell(self, asked: _Asked, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
+        trial, text = asked.trial, json.dumps(asked.policy.to_dict())
         if not seen.losses.finite():
             TrialResult(text, error="the model gave NaN or infinity").write_to(trial)
-            self._kept.add(self._study.tell(trial, state=TrialState.FAIL))
+            self._kept.add(asked.study.tell(trial, state=TrialState.FAIL))
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
         nll = [round(value, 6) for value in seen.losses.nll.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
         TrialResult(text, metrics, nll).write_to(trial)
         if seen.n < len(full.nll):
-            self._kept.add(self._study.tell(trial, state=TrialState.PRUNED))
+            self._kept.add(asked.study.tell(trial, state=TrialState.PRUNED))
         else:
-            self._kept.add(self._study.tell(trial, values_of(metrics)))
+            self._kept.add(asked.study.tell(trial, values_of(metrics)))
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
@@ -146,9 +177,12 @@ class Study:
 
 def ask(trial: Trial, space: Space) -> Params:
     """Ask the sampler for a point of `space`."""
-    return {
-        name: trial.suggest_int(name, int(r.low), int(r.high))
-        if r.whole
-        else trial.suggest_float(name, r.low, r.high, log=r.log)
-        for name, r in space.ranges.items()
-    }
+    return {name: _ask_one(trial, name, r) for name, r in space.ranges.items()}
+
+
+def _ask_one(trial: Trial, name: str, r: Range | Options) -> Value:
+    if isinstance(r, Options):
+        return trial.suggest_categorical(name, r.names)
+    if r.whole:
+        return trial.suggest_int(name, int(r.low), int(r.high))
+    return trial.suggest_float(name, r.low, r.high, log=r.log)

@@ -40,7 +40,7 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
     seeds: dict[str, FirstTrial] = {}
     profile = None
     for folder in folders:
-        best = [record for record in read_front(folder) if record.metrics[MEMORY] < 1]
+        best = [record for record in read_front(folder) if record.params and record.metrics[MEMORY] < 1]
         step = max(1, -(-len(best) // N_SEEDS))
         for record in best[::step]:
             label = f"seed from {folder.name}, trial {record.number}"

@@ -15,6 +15,7 @@ from tuner.judging.contest import BUDGET_STEPS, Contest
 from tuner.judging.grading import Grader
 from tuner.judging.intervals import level_for_many, samples_for
 from tuner.judging.proof import lowest_that_holds
+from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
 from tuner.search.profiling import measure_profile
@@ -24,13 +25,14 @@ from tuner.search.warm_start import read_warm_start, what_transferred
 
 MODEL = tiny("llama")
 SPACE = Space("bump", False, 3)
+H2O = Shape.of_baseline(BASELINES[0], 3)
 
 
 @pytest.fixture(scope="module")
 def contest() -> Contest:
     """A random model right about one token in 97, so the goal is set by what pruning changes at all."""
     engine = Engine(MODEL, samples(40), block_size=10)
-    return Contest(engine, Grader("token_accuracy", MODEL, None, 1), SPACE, 1.0, seed=0)
+    return Contest(engine, Grader("token_accuracy", MODEL, None, 1), 1.0, seed=0)
 
 
 def test_candidates_that_are_alike_cost_nothing_and_independent_ones_their_number() -> None:
@@ -58,9 +60,8 @@ def test_the_best_of_many_equal_candidates_is_not_believed() -> None:
 def test_giving_up_early_agrees_with_measuring_everything(contest: Contest) -> None:
     hard = replace(contest, max_degradation=0.0)
     for budget in (0.05, 0.3, 0.9):
-        params = BASELINES[0].params(budget)
-        whole = hard.measure("all", SPACE.policy(params))
-        found = hard.measure_if_hopeful("some", params)
+        whole = hard.measure("all", H2O.at(budget))
+        found = hard.measure_if_hopeful("some", H2O, budget)
         if found is None:
             assert whole.difference.mean < 0
         else:
@@ -69,8 +70,8 @@ def test_giving_up_early_agrees_with_measuring_everything(contest: Contest) -> N
 
 def test_the_bisection_ends_at_the_smallest_budget_that_meets_the_goal(contest: Contest) -> None:
     easy = replace(contest, max_degradation=100.0)
-    assert easy.winner(easy.bisect("h2o", BASELINES[0].params(1.0))).policy.layers[0].budget == BUDGET_STEPS[0]
-    around = [c.policy.layers[0].budget for c in easy.bisect("h2o", BASELINES[0].params(1.0), around=0.4)]
+    assert easy.winner(easy.bisect(H2O)).policy.layers[0].budget == BUDGET_STEPS[0]
+    around = [c.policy.layers[0].budget for c in easy.bisect(replace(H2O, found_at=0.4))]
     assert min(around) == min(budget for budget in BUDGET_STEPS if budget >= 0.2)
     assert max(around) <= 0.8
 
@@ -78,7 +79,7 @@ def test_the_bisection_ends_at_the_smallest_budget_that_meets_the_goal(contest: 
 def test_only_rungs_before_the_first_that_fails_count(contest: Contest) -> None:
     """Goals are set between what the rungs really lose, so that the first, the second or none of them holds."""
     budgets = (0.9, 0.5, 0.1)
-    ladder = [contest.measure(f"{b}", SPACE.policy(BASELINES[0].params(b))) for b in budgets]
+    ladder = [contest.measure(f"{b}", H2O.at(b)) for b in budgets]
     lows = [candidate.difference.low for candidate in ladder]
 
     def held(goal: float) -> str:
@@ -101,7 +102,7 @@ def test_a_choice_is_a_ladder_that_ends_with_the_smallest(contest: Contest, tmp_
     search = Engine(MODEL, samples(16), block_size=8)
     study = Study(tmp_path, {"model": "m"}, seed=0)
     study.run(search, SPACE, Plan(40), lambda _done: None)
-    choice = choose(replace(contest, max_degradation=8.0), study.records())
+    choice = choose(replace(contest, max_degradation=8.0), SPACE, study.records())
     assert choice.picked
     assert choice.known
     assert 0.95 <= choice.confidence < 1
@@ -135,14 +136,15 @@ def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_s
     assert np.array_equal(same.profile.head_loss, profile.head_loss)
     assert other.profile is None
 
-    # Another space, another number of layers: the points are tried right after the study's own first ones.
+    # Another space, another number of layers: the points are tried right after those of the study's own.
     space = Space("groups", True, 3, profile)
     new = Study(tmp_path / "new", {**identity, "task": "another"}, seed=0)
-    new.run(engine, space, Plan(24 + len(other.seeds), seeds=other.seeds), lambda _done: None)
+    new.run(engine, space, Plan(30 + len(other.seeds), seeds=other.seeds), lambda _done: None)
     records = new.records()
     labels = [record.label for record in records]
-    assert labels[24:] == [seed.label for seed in other.seeds]
-    assert [record.is_baseline for record in records] == [False] * 8 + [True] * 16 + [False] * len(other.seeds)
+    assert labels[21 : 21 + len(other.seeds)] == [seed.label for seed in other.seeds]
+    kinds = [False] * 8 + [True] * 13 + [False] * len(other.seeds) + [True] * 9
+    assert [record.is_baseline for record in records] == kinds
     assert f"of {len(other.seeds)} points taken over" in what_transferred(records)
-    assert what_transferred(records[:24]) == ""
+    assert what_transferred(records[:21]) == ""
     assert engine.evaluate(Policy.full(3)).finite()

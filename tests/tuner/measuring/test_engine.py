@@ -98,7 +98,7 @@ def test_each_head_keeps_what_it_would_keep_alone() -> None:
             ids = torch.tensor([data[index].prompt_ids])
             n, width = ids.shape[1], batch.mask.shape[1]
             prompt = read_prompt(model, ids, None, BANK)
-            for layer, (policy, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED), strict=True)):
+            for layer, (policy, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED, BANK), strict=True)):
                 place = BANK.index(policy.ranked_by)
                 for head, budget in enumerate(policy.head_budget_tokens(n)):
                     scores = prompt.layers[layer].scores[place, 0, head].tolist()

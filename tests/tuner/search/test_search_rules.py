@@ -12,10 +12,12 @@ from a2sf_core import A2SFError, Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
+from tuner.search.dimensions import Options, Range
 from tuner.search.hypervolume import front, hypervolume, stood_still
 from tuner.search.profile import BUDGETS, NEGLIGIBLE, Profile, Recency
 from tuner.search.profiling import MOST_REFINED, PROFILE_HALF_LIVES, RECENTS, START, cut_alone, measure_profile
 from tuner.search.racing import Race
+from tuner.search.records import Value
 from tuner.search.space import Space
 
 # ---- hypervolume ----------------------------------------------------------------------------------------
@@ -173,6 +175,12 @@ def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> Pro
     return Profile(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
 
 
+def drawn(rng: np.random.Generator, r: Range | Options) -> Value:
+    if isinstance(r, Options):
+        return str(rng.choice(r.names))
+    return int(rng.integers(r.low, r.high + 1)) if r.whole else float(rng.uniform(r.low, r.high))
+
+
 @pytest.mark.parametrize("family", ["uniform", "slope", "bump", "profile", "groups", "free"])
 @pytest.mark.parametrize("per_head", [False, True])
 def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bool) -> None:
@@ -180,10 +188,7 @@ def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bo
     for n_layers, n_heads in ((1, 1), (4, 2), (32, 8)):
         space = Space(family, per_head, n_layers, random_profile(rng, n_layers, n_heads))
         for _ in range(30):
-            params = {
-                name: int(rng.integers(r.low, r.high + 1)) if r.whole else float(rng.uniform(r.low, r.high))
-                for name, r in space.ranges.items()
-            }
+            params = {name: drawn(rng, r) for name, r in space.ranges.items()}
             policy = space.policy(params)
             assert Policy.from_dict(policy.to_dict()) == policy
             budgets = [np.mean(layer.budget) for layer in policy.layers]

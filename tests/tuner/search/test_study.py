@@ -26,7 +26,7 @@ from tuner.search.study import Plan, Study
 
 IDENTITY = {"model": "m", "data": "d"}
 SPACE = Space("bump", False, 3)
-N_BASELINES = 16
+N_BASELINES = 22
 
 
 def nothing(_done: int) -> None:
@@ -50,7 +50,8 @@ def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) ->
         losses = engine.evaluate(policy_from(record))
         assert record.metrics[MEMORY] == pytest.approx(losses.cache_fraction.mean())
         assert record.metrics[QUALITY] == pytest.approx((losses.nll - full.nll).mean())
-        assert set(record.params) == set(SPACE.ranges)
+        apart = record.method in ("pyramidkv", "streaming-llm", "random")
+        assert set(record.params) == (set() if apart else set(SPACE.ranges)), "no point of the space says these"
 
 
 def test_resuming_adds_only_what_is_missing(tmp_path: Path, engine: Engine) -> None:

@@ -189,7 +189,7 @@ def test_a_kill_in_the_middle_doubles_nothing(run_dir: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "from tests.tuner.test_tracking import EXPERIMENT, Tracker, make_trials\n"
+        "from tests.tuner.tracking.test_tracker import EXPERIMENT, Tracker, make_trials\n"
         f"trials = make_trials({many})\n"
         f"tracker = Tracker(Path(sys.argv[1]), EXPERIMENT, {study!r})\n"
         "tracker.sync(trials[:10])\n"

@@ -1,0 +1,64 @@
+"""The space: every point is a policy, the profile is one of them, points of other spaces are made to fit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from a2sf_core.policy import Policy
+from tuner.search.profile import BUDGETS, Profile, Recency
+from tuner.search.profiling import PROFILE_HALF_LIVES, RECENTS
+from tuner.search.space import Space
+
+
+def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> Profile:
+    def curves(*shape: int) -> np.ndarray:
+        return np.sort(rng.exponential(0.1, (*shape, len(BUDGETS))))[..., ::-1] * (rng.random((*shape, 1)) < 0.5)
+
+    shape = n_layers, len(BUDGETS)
+    half_life, recent = rng.choice(PROFILE_HALF_LIVES, shape), rng.choice(RECENTS, shape)
+    return Profile(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
+
+
+@pytest.mark.parametrize("family", ["uniform", "slope", "bump", "profile", "groups", "free"])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bool) -> None:
+    rng = np.random.default_rng(5)
+    for n_layers, n_heads in ((1, 1), (4, 2), (32, 8)):
+        space = Space(family, per_head, n_layers, random_profile(rng, n_layers, n_heads))
+        for _ in range(30):
+            params = {
+                name: int(rng.integers(r.low, r.high + 1)) if r.whole else float(rng.uniform(r.low, r.high))
+                for name, r in space.ranges.items()
+            }
+            policy = space.policy(params)
+            assert Policy.from_dict(policy.to_dict()) == policy
+            budgets = [np.mean(layer.budget) for layer in policy.layers]
+            assert np.mean(budgets) == pytest.approx(params["budget"], abs=2e-3)
+            if not per_head:
+                assert not any(isinstance(layer.budget, tuple) for layer in policy.layers)
+            if family == "uniform" and not per_head:
+                assert len(set(policy.layers)) == 1
+
+
+def test_the_seed_is_the_profile_itself() -> None:
+    rng = np.random.default_rng(2)
+    found = random_profile(rng, 4, 2)
+    space = Space("groups", True, 4, found)
+    policy = space.policy(space.seed(0.2))
+    wanted = found.budgets(0.2)
+    for layer, row in zip(policy.layers, wanted, strict=True):
+        assert np.broadcast_to(layer.budget, 2) == pytest.approx(row, abs=1e-4)
+    assert [Recency(layer.half_life, layer.recent) for layer in policy.layers] == found.recencies(wanted.mean(-1))
+
+
+def test_points_of_another_space_are_made_to_fit() -> None:
+    rng = np.random.default_rng(3)
+    target = Space("slope", False, 4)
+    other = Space("groups", True, 32, random_profile(rng, 32, 8))
+    point = target.complete({**other.seed(0.2), "slope": 99.0})
+    assert set(point) == set(target.ranges)
+    assert point["slope"] == target.ranges["slope"].high
+    assert math.isclose(float(np.mean([layer.budget for layer in target.policy(point).layers])), 0.2, abs_tol=1e-3)

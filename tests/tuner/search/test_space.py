@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from a2sf_core.policy import Policy
+from tuner.search.baselines import baseline_trials
+from tuner.search.dimensions import Dimensions
 from tuner.search.profile import BUDGETS, Profile, Recency
 from tuner.search.profiling import PROFILE_HALF_LIVES, RECENTS
 from tuner.search.space import Space
@@ -62,3 +64,17 @@ def test_points_of_another_space_are_made_to_fit() -> None:
     assert set(point) == set(target.ranges)
     assert point["slope"] == target.ranges["slope"].high
     assert math.isclose(float(np.mean([layer.budget for layer in target.policy(point).layers])), 0.2, abs_tol=1e-3)
+
+
+def test_a_space_that_needs_a_profile_says_so() -> None:
+    with pytest.raises(ValueError, match="the family 'groups' is shaped by a profile; measure one"):
+        Space("groups", False, 4).seed(0.2)
+    assert len(Space("bump", False, 4).enqueued()) == len(baseline_trials()), "no seeds without a profile"
+
+
+def test_what_is_searched_is_known_before_the_profile_and_does_not_depend_on_it() -> None:
+    dimensions = Dimensions("groups", True, 4)
+    space = Space.of(dimensions, random_profile(np.random.default_rng(0), 4, 2))
+    assert (space.ranges, space.digest()) == (dimensions.ranges, dimensions.digest())
+    others = [Dimensions("groups", False, 4), Dimensions("free", True, 4), Dimensions("groups", True, 5)]
+    assert len({each.digest() for each in (dimensions, *others)}) == 4

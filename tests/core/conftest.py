@@ -1,18 +1,12 @@
-"""Fixtures shared by the core tests. Torch uses one thread: the models are tiny and the machine is shared."""
+"""Fixtures shared by the core tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import torch
 
 from . import models
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=list(models.FAMILIES), scope="module")

@@ -107,6 +107,8 @@ def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path) -> None
     result = call(*job, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "http://127.0.0.1:5000/#/experiments/" in result.stdout
+    assert "\nTrials 26/26\n" in result.stdout, "plain lines where there is no terminal"
+    assert "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━" not in result.stdout
     made = {path.name for path in (tmp_path / "run").iterdir()}
     assert made >= {
         "a2sf_config.json",

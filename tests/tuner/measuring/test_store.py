@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 
 import pytest
-import torch
 
-from a2sf_core import A2SFError, Policy
+from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
-from tuner.choices import parse_bytes
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
-from tuner.measuring.memory import Room, default_memory, enough_memory
+from tuner.measuring.memory import Room
 from tuner.measuring.store import Block, Store, nbytes
 
 POLICIES = [Policy.h2o(3, 0.4), Policy.tova(3, 0.2), Policy.uniform(3, rule=Decay(8.0), budget=(0.3, 0.6))]
@@ -84,31 +81,3 @@ def test_bytes_are_those_of_the_tensors() -> None:
     answers = batch.answers.numel() * 9 + int(batch.answer_valid.sum()) * (97 * 4 + 8)
     assert nbytes([batch]) == own + answers
     assert small.bytes_per_token == 3 * 2 * 2 * 8 * 4
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("1.5 gb", 1_500_000_000), ("64MiB", 2**26), ("123", 123)],
-)
-def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "much", "8 apples", "-1GB", "0", "GiB", "nan"])
-def test_what_is_no_size_is_said(text: str) -> None:
-    with pytest.raises(A2SFError, match=r"--memory is .* expected a size above 0 such as 8GiB"):
-        parse_bytes(text)
-
-
-def test_the_default_is_part_of_the_machine() -> None:
-    assert 2**20 < default_memory("cpu") < sys.maxsize
-
-
-def test_running_out_of_memory_is_one_sentence() -> None:
-    with (
-        pytest.raises(A2SFError, match="memory ran out while reading 3 prompts; lower --memory"),
-        enough_memory("reading 3 prompts"),
-    ):
-        torch.empty(2**60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="size"), enough_memory("reading 3 prompts"):
-        torch.zeros(2) + torch.zeros(3)

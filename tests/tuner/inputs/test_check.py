@@ -1,0 +1,54 @@
+"""What is wrong with the settings is one sentence, and nothing is downloaded to say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from a2sf_core.errors import A2SFError
+from tuner.inputs.check import check
+from tuner.inputs.tasks import load_task
+from tuner.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"trials": 0}, "--trials is 0; expected 1 or more"),
+        ({"max_degradation": float("nan")}, "--max-degradation is nan; expected 0 or more"),
+        ({"seed": -1}, "--seed is -1; expected 0 or more"),
+        ({"patience": 0}, "--patience is 0; expected 1 or more trials"),
+        ({"precision": float("inf")}, "--precision is inf; expected percentage points above 0"),
+        ({"family": "grups"}, "--family is 'grups'; did you mean 'groups'?"),
+        ({"sampler": "annealing"}, "--sampler is 'annealing'; expected one of tpe, "),
+        ({"memory": "lots"}, "--memory is 'lots'; expected a size above 0"),
+        ({"warm_start": (Path("nowhere"),)}, "--warm-start nowhere is not a folder"),
+        ({"model": "./nowhere"}, "There is no model folder './nowhere'"),
+    ],
+)
+def test_each_fault_has_its_sentence(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(A2SFError) as caught:
+        check(Settings(**{"task": "chat", "trials": 10, **wrong}))
+    assert str(caught.value).startswith(said)
+
+
+def test_a_name_on_the_hub_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check is for what is here; the model is brought down when it is loaded."""
+    monkeypatch.setattr("tuner.inputs.model_folder.hub_blocked", lambda: pytest.fail("asked the Hub"))
+    inputs = check(Settings("chat", 10, model="owner/model"))
+    assert inputs.task.name == "chat"
+
+
+def test_bundled_samples_are_as_many_as_the_task_says() -> None:
+    spec = load_task("chat").samples
+    assert spec is not None
+    assert len(check(Settings("chat", 10)).samples) == spec.total
+
+
+def test_a_task_without_samples_asks_for_some(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("title: T\nprompt: '{context} {question}'\nmetric: f1\nmax_new_tokens: 4\n")
+    with pytest.raises(A2SFError, match=r"'mine' has no samples of its own; give some with --data"):
+        check(Settings(str(path), 10))

@@ -1,0 +1,85 @@
+"""What a user sees: bars on a terminal, few plain lines elsewhere, and the last lines of a run."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tests.tuner.conftest import Finished
+from tuner.reporting.screen import Lines, show, watching
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def said() -> tuple[Lines, Clock, list[str]]:
+    clock, lines = Clock(), list[str]()
+    return Lines(lines.append, clock), clock, lines
+
+
+def test_a_long_step_says_a_line_every_few_seconds_and_one_at_its_end(said: tuple[Lines, Clock, list[str]]) -> None:
+    watch, clock, lines = said
+    progress = watch.step("Reading search prompts")
+    for done in range(1, 129):
+        clock.now += 0.25
+        progress(done, 128)
+    watch.close()
+    assert lines[0] == "Reading search prompts 20/128, 0:27 left"
+    assert lines[1] == "Reading search prompts 40/128, 0:22 left"
+    assert lines[-1] == "Reading search prompts 128/128"
+    assert len(lines) == 7, "six in the 32 seconds, and the end"
+
+
+def test_a_short_step_says_its_end_only_and_once(said: tuple[Lines, Clock, list[str]]) -> None:
+    watch, _, lines = said
+    progress = watch.step("Trials")
+    for done in (1, 2, 3, 3):
+        progress(done, 3)
+    watch.step("Fitting alpha")
+    watch.say("Something else")
+    watch.close()
+    assert lines == ["Trials 3/3", "Something else"]
+
+
+def test_a_step_that_stops_early_says_how_far_it_came(said: tuple[Lines, Clock, list[str]]) -> None:
+    watch, clock, lines = said
+    progress = watch.step("Trials")
+    clock.now += 1
+    progress(40, 100)
+    watch.step("Reading select prompts")
+    assert lines == ["Trials 40/100, 0:02 left"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_bars_and_a_file_plain_lines(terminal: bool) -> None:
+    screen = io.StringIO()
+    with watching(Console(file=screen, force_terminal=terminal, width=100)) as watch:
+        watch.say("A task")
+        watch.step("Trials")(26, 26)
+    shown = screen.getvalue()
+    assert "A task\n" in shown
+    assert ("━" in shown) == terminal
+    assert ("\nTrials 26/26\n" in shown) == (not terminal)
+
+
+def test_the_last_lines_say_what_was_found_and_what_to_do_next(finished: Finished) -> None:
+    screen = io.StringIO()
+    show(Console(file=screen, width=400), finished.result)
+    shown, result = screen.getvalue(), finished.result
+    assert "On 5 unseen samples" in shown
+    assert f"\n{result.sentence}\n" in shown
+    assert f"(--precision {result.evidence.precision.finer_points:g})." in shown
+    assert f"alpha: {result.alpha.reason}" in shown
+    assert "judged" not in shown, "it was the first look"
+    last = [line.split()[-1] for line in shown.splitlines()[-3:]]
+    assert last == [result.link, str(result.folder / "pareto.png"), str(result.config)]

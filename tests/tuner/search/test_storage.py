@@ -1,0 +1,68 @@
+"""The journal: refused for another study, mended after a kill, read by others without a change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tests.tuner.models import samples, tiny
+from tuner.measuring.engine import Engine
+from tuner.search.objectives import MEMORY
+from tuner.search.space import Space
+from tuner.search.storage import read_front, read_identity
+from tuner.search.study import Plan, Study
+
+IDENTITY = {"model": "m", "data": "d"}
+SPACE = Space("bump", False, 3)
+
+
+def nothing(_done: int) -> None:
+    """No progress wanted."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny("llama"), samples(4))
+
+
+def test_another_identity_is_refused(tmp_path: Path) -> None:
+    Study(tmp_path, IDENTITY, seed=1)
+    with pytest.raises(A2SFError, match=r"another model \(m, now other\).*--out"):
+        Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1)
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_text("this is no journal\nnor this\n")
+    with pytest.raises(A2SFError, match=r"study\.journal is not a readable Optuna journal"):
+        Study(tmp_path, IDENTITY, seed=1)
+
+
+def test_a_torn_last_line_costs_one_trial_at_most(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(6), nothing)
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert len(study.records()) >= 5
+    study.run(engine, SPACE, Plan(8), nothing)
+    assert len(Study(tmp_path, IDENTITY, seed=1).records()) == 8
+
+
+def test_only_new_choices_count_as_looks_at_the_report(tmp_path: Path) -> None:
+    study = Study(tmp_path, IDENTITY, seed=1)
+    assert study.count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.full(2)]) == 1
+    assert Study(tmp_path, IDENTITY, seed=1).count_report_look([Policy.h2o(2, 0.5)]) == 2
+
+
+def test_the_front_of_another_study_is_read_without_touching_it(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(25), nothing)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    best = read_front(tmp_path)
+    assert [r.metrics[MEMORY] for r in best] == sorted(r.metrics[MEMORY] for r in best)
+    assert read_identity(tmp_path) == IDENTITY
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(A2SFError, match=r"holds no study \(study\.journal is missing\)"):
+        read_front(tmp_path / "nowhere")

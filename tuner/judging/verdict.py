@@ -30,18 +30,20 @@ def verdict(tuned: Candidate | None, closest: Candidate | None, baseline: Candid
     advice = "keep the full cache" if best is None else f"use {best.label}"
     if tuned is None:
         near = f"; the closest ({closest.label}) {_effect(closest)}" if closest else ""
-        return f"No tuned policy stays within {allowed} of the full cache{near}. {_of_the_baseline(baseline, goal)}: {advice}."
+        return f"No tuned policy stays within {allowed} of the full cache{near}. {_in_words(baseline, goal)}: {advice}."
     figures = f"keeps {_share(tuned)} of the cache and {_effect(tuned)} on {n} unseen samples"
     if not tuned.meets(goal):
-        return f"The tuned policy does not hold: it {figures}, {allowed} allowed. {_of_the_baseline(baseline, goal)}: {advice}."
+        return (
+            f"The tuned policy does not hold: it {figures}, {allowed} allowed. {_in_words(baseline, goal)}: {advice}."
+        )
     if best is baseline and baseline is not None:
         same = abs(tuned.cache_fraction - baseline.cache_fraction) < SAME_SIZE
         outcome = "A tie" if same else "The baseline wins"
         return f"{outcome}: the tuned policy {figures}, {baseline.label} needs {_share(baseline)}: {advice}."
-    return f"The tuned policy {figures}, within the {allowed} allowed. {_of_the_baseline(baseline, goal)}."
+    return f"The tuned policy {figures}, within the {allowed} allowed. {_in_words(baseline, goal)}."
 
 
-def _of_the_baseline(baseline: Candidate | None, goal: float) -> str:
+def _in_words(baseline: Candidate | None, goal: float) -> str:
     if baseline is None:
         return "No baseline below the full cache met the goal"
     if not baseline.meets(goal):

@@ -60,9 +60,13 @@ class Lines:
         """A step begins; what the one before has not said yet is said now."""
         self.close()
         began = said = self._clock()
+        ended = False
 
         def progress(done: int, total: int) -> None:
-            nonlocal said
+            nonlocal said, ended
+            if ended:  # a step may tell its end twice
+                return
+            ended = done >= total
             now = self._clock()
             left = (now - began) / done * (total - done) if done else 0.0
             self._unsaid = f"{name} {done}/{total}" + (f", {_clock_time(left)} left" if 0 < done < total else "")

@@ -51,6 +51,16 @@ def test_a_short_step_says_its_end_only_and_once(said: tuple[Lines, Clock, list[
     assert lines == ["Trials 3/3", "Something else"]
 
 
+def test_an_end_that_is_told_twice_is_said_once(said: tuple[Lines, Clock, list[str]]) -> None:
+    watch, clock, lines = said
+    progress = watch.step("Trials")
+    for _ in range(2):
+        clock.now += 10
+        progress(3, 3)
+    watch.close()
+    assert lines == ["Trials 3/3"]
+
+
 def test_a_step_that_stops_early_says_how_far_it_came(said: tuple[Lines, Clock, list[str]]) -> None:
     watch, clock, lines = said
     progress = watch.step("Trials")

@@ -18,7 +18,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.base import take_waiting_layer
 from a2sf_core.layers.ragged import Heads, RaggedLayer
-from a2sf_core.layers.slots import SlotLayer, SlotPart
+from a2sf_core.layers.slot_part import SlotPart
+from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.plain.span import Span
 from a2sf_core.scores import attend_and_score, attend_and_score_causal, attend_and_score_left_padded

@@ -20,7 +20,8 @@ from torch import Tensor
 from a2sf_core import attention
 from a2sf_core.cache import parts_of
 from a2sf_core.errors import A2SFError
-from a2sf_core.layers.slots import RING, Clock, SlotLayer
+from a2sf_core.layers.slot_part import RING, Clock
+from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.shape import n_kv_heads
 from a2sf_core.switch import cache_argument

@@ -231,21 +231,12 @@ def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
 def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     """Write the policy, its evidence and the pictures, and put them into MLflow."""
     settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
-    evidence = gather(
-        outcome,
-        found.records,
-        SampleCounts(
-            len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks
-        ),
-        job.identity | {"model_name": settings.model, "data_source": settings.data or "bundled"},
-        job.tracker.parent_run_id,
-    )  # fmt: skip
+    counts = SampleCounts(len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks)
+    identity = job.identity | {"model_name": settings.model, "data_source": settings.data or "bundled"}
+    evidence = gather(outcome, found.records, counts, identity, job.tracker.parent_run_id)
     config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
-    files = write(job.folder, found.records, outcome, alpha, evidence, found.space)
+    files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]
     names = {"task": job.task.name, "model": settings.model}
-    job.tracker.finish(
-        outcome.sentence, evidence.metrics(), names, [config, *files], alpha.pipeline, alpha_example()
-    )  # fmt: skip
-    return Result(
-        job.folder, config, outcome, evidence, alpha.model, job.tracker.serve_command(), job.tracker.link()
-    )  # fmt: skip
+    job.tracker.finish(outcome.sentence, evidence.metrics(), names, files, alpha.pipeline, alpha_example())
+    command, link = job.tracker.serve_command(), job.tracker.link()
+    return Result(job.folder, config, outcome, evidence, alpha.model, command, link)

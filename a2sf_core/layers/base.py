@@ -57,6 +57,7 @@ class PruningLayer(CacheLayerMixin):
         """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Hand the new tokens on, `[batch, kv_head, new, dim]`; transformers calls this right before the attention."""
         if take_waiting_layer() is not None:
             raise A2SFError(
                 "an A2SF cache was passed to a model that is not attached; run the model inside "
@@ -69,22 +70,27 @@ class PruningLayer(CacheLayerMixin):
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(length, offset) of the mask that transformers would make; ours is made from positions."""
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
+        """-1: there is no limit."""
         return -1
 
     @property
     def is_croppable(self) -> bool:
+        """False; raises A2SFError where that is asked in order to roll back."""
         # generate asks this after the prompt of assisted decoding; on Apple GPUs of every decoding.
         if not self.is_initialized or self.device.type != "mps":
             self._refuse_rollback()
         return False
 
     def activate_past_recording(self) -> None:
+        """Raises A2SFError: evicted tokens are gone."""
         self._refuse_rollback()
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Raises A2SFError, unless nothing is to be removed."""
         if tokens_to_remove != 0:
             self._refuse_rollback()
 
@@ -92,9 +98,11 @@ class PruningLayer(CacheLayerMixin):
         raise A2SFError(_NO_ROLLBACK)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        """The rows of beam search, int64 `[batch]`."""
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times, next to each other."""
         if self.is_initialized:
             rows = torch.arange(len(self.kept_counts()), device=self.device)
             self.batch_select_indices(rows.repeat_interleave(repeats))

@@ -43,6 +43,7 @@ class RaggedLayer(PruningLayer):
     # ---- what transformers calls ------------------------------------------------------------------------
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Learn device, dtype and heads from the first keys and values `[batch, kv_head, new, dim]`."""
         n = sum(len(members) for _, members in self._members)
         if key_states.shape[1] != n:
             raise A2SFError(
@@ -66,14 +67,17 @@ class RaggedLayer(PruningLayer):
         return self.parts[0].seen
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
         for part in self.parts:
             part.batch_select_indices(indices)
 
     def offload(self) -> None:
+        """To the host."""
         for part in self.parts:
             part.offload()
 
     def prefetch(self) -> None:
+        """Back to the device."""
         for part in self.parts:
             part.prefetch()
 

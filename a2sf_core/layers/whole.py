@@ -81,6 +81,7 @@ class A2SFLayer(PruningLayer):
         self._decoded = 0  # tokens decoded since the last cut
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Learn device and dtype from the first keys and values `[batch, kv_head, new, dim]`."""
         self.device, self.dtype = key_states.device, key_states.dtype
         batch, kv_heads = key_states.shape[:2]
         self.keys = key_states[:, :, :0]  # [batch, kv_head, 0, dim]
@@ -95,6 +96,7 @@ class A2SFLayer(PruningLayer):
         return self.seen
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
         if not self.is_initialized:
             return
         rows = indices.to(self.device)

@@ -43,9 +43,11 @@ class Decay(ScoreRule):
 
     @property
     def accumulates(self) -> tuple[float, ...]:
+        """The one half-life."""
         return (self.half_life,)
 
     def rank(self, held: Held) -> Tensor:
+        """The forgotten sum itself."""
         return held.accumulated(self.half_life)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,9 +96,11 @@ class Window(ScoreRule):
 
     @property
     def holds(self) -> int:
+        """The queries that vote."""
         return self.queries
 
     def rank(self, held: Held) -> Tensor:
+        """The votes, pooled."""
         votes = held.attention_of_last(self.queries)
         return votes if self.pooling == 1 else _pooled(votes, held.positions, self.pooling)
 

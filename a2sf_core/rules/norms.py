@@ -20,6 +20,7 @@ class KeyNorm(ScoreRule):
     name: ClassVar[str] = "key-norm"
 
     def rank(self, held: Held) -> Tensor:
+        """One over one more than the norm."""
         worth = (1 + held.keys.float().norm(dim=-1)).reciprocal()  # falls with the norm, and is never negative
         # Rotary embeddings keep norms, so equal tokens tie but for rounding, which half precision takes away again.
         return worth.half().float()
@@ -46,11 +47,14 @@ class ValueWeighted(ScoreRule):
 
     @property
     def accumulates(self) -> tuple[float, ...]:
+        """What the inner rule needs."""
         return self.inner.accumulates
 
     @property
     def holds(self) -> int:
+        """What the inner rule needs."""
         return self.inner.holds
 
     def rank(self, held: Held) -> Tensor:
+        """The inner worth, weighted."""
         return self.inner.rank(held) * held.values.float().abs().sum(-1)

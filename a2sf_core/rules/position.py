@@ -23,6 +23,7 @@ class Position(ScoreRule):
     name: ClassVar[str] = "position"
 
     def rank(self, held: Held) -> Tensor:
+        """Zeros."""
         return held.positions.new_zeros(held.positions.shape).float()
 
 
@@ -45,6 +46,7 @@ class Random(ScoreRule):
             raise A2SFError(f"seed must be an integer from 0 to {_MODULUS - 1}, not {self.seed!r}.")
 
     def rank(self, held: Held) -> Tensor:
+        """From 0 to 1, even."""
         # Counted without padding, so that a row draws what it would draw alone.
         place = held.positions.long() - held.n_padding[:, None, None]  # [batch, kv_head, slot]
         drawn = (place.clamp(min=0) + 1 + self.seed * _MULTIPLIER) % _MODULUS

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach, decode
 from a2sf_core.cache import parts_of
 from a2sf_core.decoder import Decoder
-from a2sf_core.layers import slots as slot_layers
+from a2sf_core.layers import slot_part
 from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.rules.attention import Decay, Window
@@ -132,7 +132,7 @@ def test_windows_per_head(wide: Any) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("name", ["never", "window"])
 def test_more_tokens_than_the_ring_holds(llama: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_layers, "RING", 4)
+    monkeypatch.setattr(slot_part, "RING", 4)
     monkeypatch.setattr("a2sf_core.decoder.RING", 4)
     check(llama, POLICIES[name], left=6)
 

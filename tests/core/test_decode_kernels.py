@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from a2sf_core.layers import slots as slot_layer
+from a2sf_core.layers import slot_part
 from a2sf_core.plain import slots as plain
 from a2sf_core.plain.slots import Ring, Slots
 
@@ -148,12 +148,12 @@ def test_without_a_ring() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mistral-sliding"])
 def test_a_whole_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_layer, "_operations", lambda *_: kernels)
+    monkeypatch.setattr(slot_part, "_operations", lambda *_: kernels)
     check(models.build(family), POLICIES["every 4"], left=6, steps=5)
 
 
 def test_torch_compile_takes_the_kernels_as_they_are(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_layer, "_operations", lambda *_: kernels)
+    monkeypatch.setattr(slot_part, "_operations", lambda *_: kernels)
     torch._dynamo.reset()
     check_compiled(llama, steps=5)
 

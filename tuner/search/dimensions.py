@@ -10,6 +10,7 @@ from functools import cached_property
 from a2sf_core.rules.base import ScoreRule
 from tuner.choices import DEFAULT_RULES
 from tuner.measuring.bank import HALF_LIVES
+from tuner.search.baselines import BASELINES
 from tuner.search.records import Params, Value
 from tuner.search.rules import bank_for
 
@@ -100,7 +101,7 @@ class Dimensions:
     @cached_property
     def bank(self) -> tuple[ScoreRule, ...]:
         """The rules that an engine must know to measure this space and the baselines."""
-        return bank_for(self.rules)
+        return bank_for(self.rules, (baseline.rule for baseline in BASELINES))
 
     @property
     def needs_profile(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.rules.attention import Decay, Window
@@ -21,7 +21,7 @@ SEARCHED: dict[str, Callable[[Recency, Budget, int], LayerPolicy]] = {
 same names. A window brings its own recent tokens: the queries that vote stay."""
 
 
-def bank_for(rules: Sequence[str]) -> tuple[ScoreRule, ...]:
-    """The bank, and whatever `rules` need beyond it."""
-    needed = (SEARCHED[name](Recency(half_life, 0.0), 0.5, 0).rule for name in rules for half_life in HALF_LIVES)
-    return tuple(dict.fromkeys((*BANK, *needed)))
+def bank_for(names: Sequence[str], others: Iterable[ScoreRule]) -> tuple[ScoreRule, ...]:
+    """The bank, and whatever the rules of these names need beyond it, and `others`."""
+    searched = (SEARCHED[name](Recency(half_life, 0.0), 0.5, 0).rule for name in names for half_life in HALF_LIVES)
+    return tuple(dict.fromkeys((*BANK, *searched, *others)))

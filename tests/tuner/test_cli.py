@@ -43,6 +43,7 @@ GOOD = [{"context": f"Line {i}. The lamp costs {i + 10} euros.", "question": "Ho
         (("--data", "good.jsonl", "--column", "answr=summary"), "did you mean answer=summary?"),
         (("--device", "gpu"), "There is no device 'gpu'"),
         (("--family", "grups"), "--family is 'grups'; did you mean 'groups'?"),
+        (("--rule", "dekay"), "--rule is 'dekay'; did you mean 'decay'?"),
         (("--memory", "lots"), "--memory is 'lots'; expected a size above 0 such as 8GiB"),
         (("--warm-start", "nowhere"), "--warm-start nowhere is not a folder"),
         (("--warm-start", "."), "holds no study (study.journal is missing)"),

@@ -81,8 +81,13 @@ class Storage:
             return
         for name, value in identity.items():
             if stored.get(name) != value:
+                why = (
+                    " from an earlier version or another --family, --rule or --no-per-head, so it cannot be resumed"
+                    if name == "search space"
+                    else ""
+                )
                 raise A2SFError(
-                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); "
+                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}){why}; "
                     "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
                 )
 

@@ -21,6 +21,7 @@ from tuner.settings import Settings
         ({"seed": -1}, "--seed is -1; expected 0 or more"),
         ({"patience": 0}, "--patience is 0; expected 1 or more trials"),
         ({"precision": float("inf")}, "--precision is inf; expected percentage points above 0"),
+        ({"rules": ("decay", "windov")}, "--rule is 'windov'; did you mean 'window'?"),
         ({"family": "grups"}, "--family is 'grups'; did you mean 'groups'?"),
         ({"sampler": "annealing"}, "--sampler is 'annealing'; expected one of tpe, "),
         ({"memory": "lots"}, "--memory is 'lots'; expected a size above 0"),

@@ -34,6 +34,18 @@ def test_another_identity_is_refused(tmp_path: Path) -> None:
         Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1)
 
 
+def test_a_run_folder_of_the_old_space_says_how_to_start_anew(tmp_path: Path) -> None:
+    """Before rules had names the space had a parameter `window`; this is what such a folder says of itself."""
+    before = {**IDENTITY, "search space": "6f1c8e0b5a3d"}
+    Study(tmp_path, before, seed=1)
+    with pytest.raises(A2SFError) as error:
+        Study(tmp_path, {**IDENTITY, "search space": SPACE.digest()}, seed=1)
+    sentence = str(error.value)
+    assert f"holds a study with another search space (6f1c8e0b5a3d, now {SPACE.digest()})" in sentence
+    assert "cannot be resumed" in sentence
+    assert "start a new one with --out ANOTHER_FOLDER" in sentence
+
+
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.journal").write_text("this is no journal\nnor this\n")
     with pytest.raises(A2SFError, match=r"study\.journal is not a readable Optuna journal"):

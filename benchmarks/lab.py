@@ -22,6 +22,7 @@ from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest
 from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
+from tuner.search.dimensions import Dimensions
 from tuner.search.hypervolume import hypervolume
 from tuner.search.objectives import Point
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
@@ -31,6 +32,8 @@ from tuner.search.space import Space
 from tuner.search.study import Plan, Study, ask
 
 TASKS = ("summarisation", "chat", "knowledge")
+BANK = Dimensions("uniform", False, 1).bank
+"""What the spaces of all families and the baselines ask for."""
 console = Console(width=120)
 
 
@@ -58,7 +61,7 @@ class Lab:
 
     def engine(self, first: int, count: int) -> Engine:
         """An engine on these samples."""
-        return Engine(self.model, self.samples(first, count))
+        return Engine(self.model, self.samples(first, count), bank=BANK)
 
     def contest(self, engine: Engine, goal: float) -> Contest:
         """Token accuracy on ``engine``'s samples."""

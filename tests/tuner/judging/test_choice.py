@@ -14,9 +14,9 @@ from tuner.search.study import Plan, Study
 
 
 def test_a_choice_is_a_ladder_that_ends_with_the_smallest(contest: Contest, tmp_path: Path) -> None:
-    search = Engine(tiny("llama"), samples(16), block_size=8)
-    study = Study(tmp_path, {"model": "m"}, seed=0)
     space = Space("bump", False, 3)
+    search = Engine(tiny("llama"), samples(16), block_size=8, bank=space.bank)
+    study = Study(tmp_path, {"model": "m"}, seed=0)
     study.run(search, space, Plan(40), lambda _done: None)
     choice = choose(replace(contest, max_degradation=8.0), space, study.records())
     assert choice.picked

@@ -59,7 +59,7 @@ def test_every_method_is_there_at_every_budget_and_the_full_cache_once() -> None
 
 def test_kind_and_method_are_kept_in_the_journal(tmp_path: Path) -> None:
     """What a trial is, is told when it is enqueued; nobody reads it out of the label."""
-    engine = Engine(tiny("llama"), samples(4))
+    engine = Engine(tiny("llama"), samples(4), bank=Space("uniform", False, 3).bank)
     study = Study(tmp_path, {}, 0)
     study.run(engine, Space("uniform", False, 3), Plan(len(baseline_trials(3, RULES)) + 2), lambda _done: None)
     records = Study(tmp_path, {}, 0).records()

@@ -25,7 +25,7 @@ def nothing(_done: int) -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(tiny("llama"), samples(4))
+    return Engine(tiny("llama"), samples(4), bank=SPACE.bank)
 
 
 def test_another_identity_is_refused(tmp_path: Path) -> None:

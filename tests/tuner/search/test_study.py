@@ -34,7 +34,7 @@ def nothing(_done: int) -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(tiny("llama"), samples(4))
+    return Engine(tiny("llama"), samples(4), bank=SPACE.bank)
 
 
 def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) -> None:
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_trials(tmp_path: Path, engine: Engine) -> 
 
 def test_nan_from_the_model_fails_one_trial_only(tmp_path: Path) -> None:
     model = tiny("llama")
-    engine = Engine(model, samples(4))
+    engine = Engine(model, samples(4), bank=SPACE.bank)
     engine.evaluate(Policy.full(3))
     calls = {"n": 0}
 
@@ -102,9 +102,10 @@ from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
-engine = Engine(tiny("llama"), samples(4))
+space = Space("bump", False, 3)
+engine = Engine(tiny("llama"), samples(4), bank=space.bank)
 study = Study(Path(sys.argv[1]), {"model": "m"}, seed=1)
-study.run(engine, Space("bump", False, 3), Plan(60), lambda done: print(done, flush=True))
+study.run(engine, space, Plan(60), lambda done: print(done, flush=True))
 """
 
 
@@ -129,7 +130,7 @@ def test_killed_at_any_moment_nothing_finished_is_lost(tmp_path: Path) -> None:
         assert len(records) >= told
         assert len({record.number for record in records}) == len(records)
         told = len(records)
-    engine = Engine(tiny("llama"), samples(4))
+    engine = Engine(tiny("llama"), samples(4), bank=SPACE.bank)
     study = Study(tmp_path, {"model": "m"}, seed=1)
     study.run(engine, SPACE, Plan(60), nothing)
     labels = Counter(record.label for record in study.records())
@@ -138,7 +139,7 @@ def test_killed_at_any_moment_nothing_finished_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_cannot_win_stops_early_and_says_what_it_saw(tmp_path: Path) -> None:
-    engine = Engine(tiny("llama"), samples(24), block_size=6)
+    engine = Engine(tiny("llama"), samples(24), block_size=6, bank=SPACE.bank)
     study = Study(tmp_path, IDENTITY, seed=0)
     study.run(engine, SPACE, Plan(60), nothing)
     records = study.records()
@@ -172,7 +173,7 @@ def test_trials_that_wait_for_the_same_prompts_are_asked_together(tmp_path: Path
     """With no memory at all every block is read again, once for several trials; the figures are the same."""
     results = []
     for name, memory in (("held", None), ("read again", 1)):
-        engine = Engine(tiny("llama"), samples(6), block_size=3, memory=memory)
+        engine = Engine(tiny("llama"), samples(6), block_size=3, memory=memory, bank=SPACE.bank)
         study = Study(tmp_path / name, IDENTITY, seed=1)
         study.run(engine, SPACE, Plan(N_BASELINES, racing=False), nothing)
         results.append([(r.label, r.metrics[QUALITY], r.metrics[MEMORY]) for r in study.records()])

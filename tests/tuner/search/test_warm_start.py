@@ -16,7 +16,7 @@ from tuner.search.warm_start import read_warm_start, what_transferred
 
 
 def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_study_only(tmp_path: Path) -> None:
-    engine = Engine(tiny("llama"), samples(12), block_size=6)
+    engine = Engine(tiny("llama"), samples(12), block_size=6, bank=Space("bump", False, 3).bank)
     identity = {"model": "m", "task": "t", "data": "d"}
     old = tmp_path / "old"
     Study(old, identity, seed=0).run(engine, Space("bump", False, 3), Plan(40), lambda _done: None)

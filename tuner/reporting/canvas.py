@@ -19,6 +19,9 @@ STYLES = (  # colour, matplotlib's mark, plotly's mark
     ("#A87900", "v", "triangle-down"),
     ("#3A9BD1", "^", "triangle-up"),
     ("#30343A", "P", "cross"),
+    ("#7D62C3", "X", "x"),
+    ("#C2484F", "<", "triangle-left"),
+    ("#8B9199", "p", "pentagon"),
 )
 Spot = tuple[float, float]
 """A place in a picture: across and up, in the units of its axes."""

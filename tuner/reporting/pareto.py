@@ -71,9 +71,12 @@ def pareto_png(
     axes.set(xlabel=X_LABEL, xticks=X_TICKS, xlim=(-17, 103), ylim=(bottom, top))
     axes.set_ylabel(f"{Y_LABEL}\n(lower is better)")
     axes.set_yticks(*picture.y_ticks())
-    starts = [(points[0], name, style[0]) for (name, points), style in picture.lines()]
-    starts += [(picture.front[0], "tuned", FRONT)] if picture.front else []
-    name_lines(axes, [((x, picture.squash(y)), name, color) for (x, y), name, color in starts], left=True)
+    captioned = {policy.method for policy in picture.proven}  # these have their name at their mark
+    ends = [(points[-1], name, style[0]) for (name, points), style in picture.lines() if name not in captioned]
+    name_lines(axes, [((x, picture.squash(y)), name, color) for (x, y), name, color in ends], left=False)
+    if picture.front:
+        x, y = picture.front[0]
+        name_lines(axes, [((x, picture.squash(y)), "tuned", FRONT)], left=True)
     figure.text(0.012, 0.014, NOTE, fontsize=8.5, color="#666C75")
     figure.savefig(path, dpi=200)
 
@@ -94,10 +97,11 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) ->
         "path_effects": halo(ALLOWED if high <= 1 else "white"),
     }
     if not best:
-        caption = f"{policy.method or policy.label}\nneeds {policy.cache_fraction:.0%}"
+        # Beside its bar: above it comes its own line, and below it may run the front.
+        caption, is_left = f"{policy.method or policy.label} needs {policy.cache_fraction:.0%}", x < 70
         axes.annotate(
-            caption, (x, high), (0, 6), fontsize=10, va="bottom",
-            textcoords="offset points", ha="center" if 12 < x < 90 else "right" if x >= 90 else "left", **look,
+            caption, (x, y), (9 if is_left else -9, 0), fontsize=10, textcoords="offset points", va="center",
+            ha="left" if is_left else "right", **look,
         )  # fmt: skip
         return
     # The front falls to the right, so the corner to the left of it and below is free.

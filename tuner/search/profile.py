@@ -1,6 +1,6 @@
 """The sensitivity profile: what it costs to cut one layer, or one KV head, while all others keep everything.
 
-`tuner.search.profiling` measures it; here is what it says: who needs how much, and by which rule.
+`tuner.search.profiling` measures it; here is what it says: who needs how much, and how each forgets.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import DEFAULT_RULES
+from tuner.choices import DEFAULT_RULES, RULES
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -71,7 +71,9 @@ def tune(
     per_head: Annotated[bool, typer.Option(help="Let the KV heads of a layer have budgets of their own.")] = True,
     rule: Annotated[
         list[str] | None,
-        typer.Option(help="What may rank tokens: decay, window, value-weighted or key-norm. Repeatable."),
+        typer.Option(
+            help=f"What may rank tokens: {', '.join(RULES)}. Repeatable; default {' and '.join(DEFAULT_RULES)}."
+        ),
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, tpe-univariate, nsga2, gp or random.")] = "tpe",
     memory: Memory = None,

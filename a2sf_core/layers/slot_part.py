@@ -62,10 +62,13 @@ class SlotPart:
         Asks the host for two counts, once. `group` is the number of query heads per KV head.
         """
         if len(layer.half_lives) + bool(layer.recent_queries.most) > 1:
-            raise A2SFError("this cache observes several scores at once; decode from an A2SFCache(policy).")
+            raise A2SFError(
+                f"decode keeps up one sum of attention or one window per layer, and {layer.policy.rule}, or what "
+                "observes this cache, needs more; use model.generate, or an A2SFCache(policy) of another rule."
+            )
         self._layer, self._clock = layer, clock
         self._n_valid = layer.n_valid  # [batch], when decoding begins
-        self._n_padding = layer.n_padding
+        self._left_padding = layer.left_padding
         self._operations = _operations(layer.keys, layer.values)
         self._scale = 1.0
         self._sliding_window: int | None = None
@@ -110,18 +113,18 @@ class SlotPart:
         return self.slots.positions
 
     @property
-    def n_padding(self) -> Tensor:
-        """int64 `[batch]`: padding tokens that each row has seen, all of them before decoding began."""
-        return self._n_padding
+    def left_padding(self) -> Tensor:
+        """int64 `[batch]`: padding tokens before the first token of each row."""
+        return self._left_padding
 
     def accumulated(self, half_life: float) -> Tensor:  # noqa: ARG002  # there is only one
         """float32 `[batch, kv_head, slot]`, up to date after `fold`."""
         assert self.slots.scores is not None, "nothing was accumulated while the prompt was read"
         return self.slots.scores
 
-    def attention_of_last(self, n_queries: int) -> Tensor:  # noqa: ARG002  # the ring holds as many
-        """float32 `[batch, kv_head, slot]`: the plain sum over the ring."""
-        return plain.window_scores(self.slots, self._scale, self._sliding_window)
+    def attention_of_last(self, n_queries: int) -> Tensor:
+        """float32 `[batch, kv_head, slot]`: the plain sum over the last queries, which the ring holds."""
+        return plain.window_scores(self.slots, n_queries, self._scale, self._sliding_window)
 
     def _ring(self, group: int, size: int) -> Ring | None:
         layer = self._layer

@@ -29,6 +29,7 @@ class A2SFLayer(PruningLayer):
             unused slots.
         scores: float32 `[half_life, batch, kv_head, slot]`, for each of `half_lives`.
         n_valid: int64 `[batch]`, valid tokens seen so far, evicted ones included.
+        left_padding: int64 `[batch]`, padding tokens before the first valid one.
         seen: tokens seen so far, evicted ones and padding included.
         recent_queries: what window scores are taken from.
         is_dense: slot i holds position i, in every row and head.
@@ -71,7 +72,7 @@ class A2SFLayer(PruningLayer):
         """Back to an empty layer; the tensors are released."""
         self.keys = self.values = None
         self.is_initialized = False
-        self.positions = self.scores = self.n_valid = torch.empty(0)
+        self.positions = self.scores = self.n_valid = self.left_padding = torch.empty(0)
         self.recent_queries.reset()
         self.seen = 0
         self.is_dense = self.heads_agree = True
@@ -89,6 +90,7 @@ class A2SFLayer(PruningLayer):
         self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.long, device=self.device)
         self.scores = torch.zeros(len(self.half_lives), batch, kv_heads, 0, device=self.device)
         self.n_valid = torch.zeros(batch, dtype=torch.long, device=self.device)
+        self.left_padding = torch.zeros_like(self.n_valid)
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
@@ -101,7 +103,8 @@ class A2SFLayer(PruningLayer):
             return
         rows = indices.to(self.device)
         self.keys, self.values = self.keys[rows], self.values[rows]
-        self.positions, self.n_valid = self.positions[rows], self.n_valid[rows]
+        self.positions = self.positions[rows]
+        self.n_valid, self.left_padding = self.n_valid[rows], self.left_padding[rows]
         self.scores = self.scores[:, rows]
         self.recent_queries.select_rows(rows)
 
@@ -143,6 +146,8 @@ class A2SFLayer(PruningLayer):
         positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
         if valid is not None:
             positions = positions.masked_fill(~valid, -1)
+            before_first = (self.n_valid[:, None] + valid.cumsum(-1)) == 0  # [batch, new]
+            self.left_padding = self.left_padding + before_first.sum(-1)
             self.is_dense, self.has_empty, self.is_padded = False, True, True
         self.n_valid = self.n_valid + (new if valid is None else valid.sum(-1))
         self.keys = torch.cat([self.keys, keys], dim=-2)
@@ -163,11 +168,6 @@ class A2SFLayer(PruningLayer):
             self._is_uncut = True
 
     # ---- what a score rule asks: `a2sf_core.rules.base.Held` ------------------------------------------------
-
-    @property
-    def n_padding(self) -> Tensor:
-        """int64 `[batch]`: padding tokens that each row has seen."""
-        return self.seen - self.n_valid
 
     def accumulated(self, half_life: float) -> Tensor:
         """float32 `[batch, kv_head, slot]`: all attention so far, forgotten by one of `half_lives`."""

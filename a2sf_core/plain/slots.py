@@ -116,14 +116,15 @@ def fold_weights(ring: Ring, now: Tensor, alpha: float) -> tuple[Tensor, Tensor]
     return weights.float(), torch.pow(alpha, held.sum(-1).double()).float()
 
 
-def window_scores(slots: Slots, scale: float, sliding_window: int | None) -> Tensor:
-    """The plain attention sum of the ring's queries over what is held now: float32 `[batch, kv_head, slot]`.
+def window_scores(slots: Slots, n_queries: int, scale: float, sliding_window: int | None) -> Tensor:
+    """The plain attention sum of the ring's last queries over what is held now: float32 `[batch, kv_head, slot]`.
 
     A window outlives evictions, so the log-sum-exp of its older queries is that of keys which have gone since.
     """
     ring = slots.ring
     assert ring is not None
-    hidden = _hidden_from_ring(slots, ring, sliding_window)  # [batch, kv_head, 1, ring, slot]
+    older = ring.positions < slots.now - n_queries  # [batch, ring]
+    hidden = _hidden_from_ring(slots, ring, sliding_window) | older[:, None, None, :, None]
     logits = _ring_logits(slots, ring, scale).masked_fill_(hidden, torch.finfo(torch.float32).min)
     return logits.softmax(-1).masked_fill_(hidden, 0).sum((2, 3))
 

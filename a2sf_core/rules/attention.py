@@ -66,7 +66,7 @@ class Decay(ScoreRule):
         else:
             half_life = inf if alpha is None else half_life_of(alpha)
         rule = cls(half_life)
-        if alpha is not None and not (is_number(alpha) and abs(alpha - rule.alpha) <= 1e-6):
+        if alpha is not None and not (is_number(alpha) and 0 <= alpha <= 1 and abs(alpha - rule.alpha) <= 1e-6):
             raise A2SFError(
                 f"alpha {alpha!r} and half_life {rule.half_life:g} disagree (that half-life is "
                 f"alpha {rule.alpha:.6f}); keep only one of the two."

@@ -30,8 +30,8 @@ class Held(Protocol):
         """int32 or int64 `[batch, kv_head, slot]`: place in the padded sequence, -1 for padding and empty slots."""
 
     @property
-    def n_padding(self) -> Tensor:
-        """int64 `[batch]`: padding tokens that each row has seen."""
+    def left_padding(self) -> Tensor:
+        """int64 `[batch]`: padding tokens before the first token of each row."""
 
     def accumulated(self, half_life: float) -> Tensor:
         """float32 `[batch, kv_head, slot]`: all attention so far, forgotten by one of the rule's `accumulates`."""
@@ -54,12 +54,18 @@ class ScoreRule(ABC):
 
     @property
     def accumulates(self) -> tuple[float, ...]:
-        """Half-lives in tokens for which attention must be summed up while the prompt is read."""
+        """Half-lives in tokens for which attention must be summed up while the prompt is read.
+
+        Decoding in static buffers keeps up one of them, or the queries of `holds`, and refuses rules that need more.
+        """
         return ()
 
     @property
     def holds(self) -> int:
-        """How many of the last queries must be held back until tokens are ranked."""
+        """How many of the last queries must be held back until tokens are ranked.
+
+        They are counted from the end of the prompt, so such a rule is for `evict="prefill"`.
+        """
         return 0
 
     @abstractmethod

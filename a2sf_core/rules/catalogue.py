@@ -39,7 +39,9 @@ def read_rule(data: Any, where: str) -> ScoreRule:
         near = difflib.get_close_matches(str(name), RULES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the rules are {', '.join(RULES)}."
         raise A2SFError(f"{where} is {name!r}; {hint}")
-    given = {key: value for key, value in data.items() if key != "name"}
-    if isinstance(inner := given.get("inner"), Mapping):
-        given["inner"] = read_rule(inner, f"{where}.inner")
+    given = {
+        key: read_rule(value, f"{where}.{key}") if isinstance(value, Mapping) else value
+        for key, value in data.items()
+        if key != "name"
+    }
     return RULES[name].read(given, where)

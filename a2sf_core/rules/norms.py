@@ -22,7 +22,7 @@ class KeyNorm(ScoreRule):
     def rank(self, held: Held) -> Tensor:
         """One over one more than the norm."""
         worth = (1 + held.keys.float().norm(dim=-1)).reciprocal()  # falls with the norm, and is never negative
-        # Rotary embeddings keep norms, so equal tokens tie but for rounding, which half precision takes away again.
+        # Rotary embeddings keep norms, so equal tokens tie but for rounding, most of which half precision takes away.
         return worth.half().float()
 
 
@@ -35,7 +35,7 @@ class ValueWeighted(ScoreRule):
         inner: the rule whose worth is weighted.
 
     Raises:
-        A2SFError: if `inner` is not a rule.
+        A2SFError: if `inner` is not a rule, or is weighted by values itself.
     """
 
     name: ClassVar[str] = "value-weighted"
@@ -44,6 +44,8 @@ class ValueWeighted(ScoreRule):
     def __post_init__(self) -> None:
         if not isinstance(self.inner, ScoreRule):
             raise A2SFError(f"inner must be a rule, not {self.inner!r}.")
+        if isinstance(self.inner, ValueWeighted):
+            raise A2SFError("inner is weighted by values already; give the rule that it weights.")
 
     @property
     def accumulates(self) -> tuple[float, ...]:

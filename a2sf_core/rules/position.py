@@ -47,8 +47,8 @@ class Random(ScoreRule):
 
     def rank(self, held: Held) -> Tensor:
         """From 0 to 1, even."""
-        # Counted without padding, so that a row draws what it would draw alone.
-        place = held.positions.long() - held.n_padding[:, None, None]  # [batch, kv_head, slot]
+        # Counted from a row's first token, so that a row draws what it would draw alone.
+        place = held.positions.long() - held.left_padding[:, None, None]  # [batch, kv_head, slot]
         drawn = (place.clamp(min=0) + 1 + self.seed * _MULTIPLIER) % _MODULUS
         for _ in range(3):  # neighbours are still alike after one round
             drawn = ((drawn ^ (drawn >> 13)) * _MULTIPLIER) % _MODULUS

@@ -111,7 +111,7 @@ def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
         heads, n, _ = q.shape
         group = heads // k.shape[0]
         output = torch.zeros(heads, n, v.shape[-1], dtype=torch.float64)
-        padding = int((~valid.bool()).sum())
+        padding = int(valid.long().argmax())  # before the first token
         decay = getattr(layer.rule, "inner", layer.rule)
         alpha = decay.alpha if isinstance(decay, Decay) else 0.0
         for kv in range(k.shape[0]):

@@ -96,8 +96,11 @@ def test_a_file_of_the_first_schema_loads(llama: Any, tmp_path: Path) -> None:
     [
         ({"half_life": -3}, "half_life must be a number of tokens"),
         ({"half_life": 1, "alpha": 0.6}, "disagree"),
-        ({"window": 0}, "queries must be an integer of at least 1"),
-        ({"half_live": 3}, "unknown field 'half_live'"),
+        ({"window": 0}, "policy layer 0: window must be an integer of at least 1 query"),
+        ({"window": 16, "half_life": "inf", "alpha": 0.3}, "disagree"),
+        ({"half_live": 3}, "policy layer 0 has an unknown field 'half_live'; did you mean 'half_life'"),
+        ({"windw": 3}, "did you mean 'window'"),
+        ({"rule": {"name": "random"}}, "unknown field 'rule'"),
         (3, "must be a JSON object"),
     ],
 )

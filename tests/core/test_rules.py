@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core import A2SFError, LayerPolicy, Policy, attach, decode
+from a2sf_core.cache import policy_layers
 from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
-from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.base import Held, ScoreRule
 from a2sf_core.rules.catalogue import RULES, read_rule
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
 from a2sf_core.rules.position import Position, Random
 
 from . import models, reference
-from .test_decode import check
+from .test_decode import check, read
 from .test_eviction import N_ANSWER, N_PROMPT, close, run, token_splits
 
 SOME: list[ScoreRule] = [
@@ -84,6 +85,57 @@ def test_one_read_serves_all_rules(llama: Any) -> None:
     assert read_prompt(llama, ids, valid).layers[0].scores.shape == (0, 2, 2, N_PROMPT)
 
 
+@dataclass(frozen=True)
+class LastTwo(Window):
+    """Holds more queries than it asks for when it ranks."""
+
+    name: ClassVar[str] = "last-two"
+
+    def rank(self, held: Held) -> Tensor:
+        return held.attention_of_last(2)
+
+
+@dataclass(frozen=True)
+class TwoHalfLives(Decay):
+    """Needs two sums at once."""
+
+    name: ClassVar[str] = "two-half-lives"
+
+    @property
+    def accumulates(self) -> tuple[float, ...]:
+        return (2.0, 32.0)
+
+    def rank(self, held: Held) -> Tensor:
+        return held.accumulated(2.0) + held.accumulated(32.0)
+
+
+def test_static_buffers_count_the_queries_that_are_asked_for(llama: Any) -> None:
+    check(llama, policy_of(LastTwo(8), decode_every=2), left=6)
+
+
+def test_several_sums_serve_in_the_growing_cache_and_static_buffers_say_why_not(llama: Any) -> None:
+    rule, ids = TwoHalfLives(), models.prompt(1, N_PROMPT)
+    prompt = read_prompt(llama, ids, rules=[rule, Decay(2), Decay(32)])
+    for layer in prompt.layers:
+        torch.testing.assert_close(layer.scores[0], layer.scores[1] + layer.scores[2])
+    policy = policy_of(rule, decode_every=2)
+    cache, first = read(llama, policy, ids, torch.ones_like(ids))
+    with attach(policy, llama), pytest.raises(A2SFError, match=r"one sum of attention.*TwoHalfLives.*model\.generate"):
+        decode(llama, cache, first, 4)
+
+
+def test_a_draw_stays_when_padding_comes_later(llama: Any) -> None:
+    """A second turn that is padded in front, as in a batch of conversations, moves no place of the first."""
+    (layer,) = policy_layers(Policy((LayerPolicy(Random(3), 0.5),)))
+    keys = torch.zeros(2, 2, 20, 8)
+    layer.lazy_initialization(keys, keys)
+    layer.append(keys, keys, torch.arange(20)[None] >= torch.tensor([[3], [0]]))
+    before = Random(3).rank(layer)
+    assert torch.equal(before[0, 0, 3:], before[1, 0, :17]), "a padded row draws what it would draw alone"
+    layer.append(keys[:, :, :9], keys[:, :, :9], torch.arange(9)[None] >= torch.tensor([[0], [6]]))
+    assert torch.equal(Random(3).rank(layer)[..., :20], before)
+
+
 @dataclass
 class Slots:
     """Votes for tokens in any order, as static buffers hold them."""
@@ -107,7 +159,7 @@ def test_random_draws_differ_by_place_and_seed_and_are_even() -> None:
     slots = torch.arange(4000).expand(1, 1, -1)
 
     def drawn(seed: int) -> Tensor:
-        held = type("Held", (), {"positions": slots, "n_padding": torch.zeros(1, dtype=torch.long)})()
+        held = type("Held", (), {"positions": slots, "left_padding": torch.zeros(1, dtype=torch.long)})()
         return Random(seed).rank(held).flatten().double()  # type: ignore[arg-type]
 
     first, second = drawn(0), drawn(1)
@@ -137,6 +189,9 @@ def test_json_round_trip(rule: ScoreRule) -> None:
         (lambda: Window(4, pooling=2), "pooling must be an odd integer"),
         (lambda: Random(-1), "seed must be an integer from 0"),
         (lambda: ValueWeighted(3), "inner must be a rule"),
+        (lambda: ValueWeighted(ValueWeighted()), "inner is weighted by values already"),
+        (lambda: read_rule({"name": "decay", "half_life": 1, "alpha": 10**400}, "rule"), "disagree"),
+        (lambda: read_rule({"name": "decay", "half_life": {"name": "dekay"}}, "rule"), "rule.half_life is 'dekay'"),
         (lambda: read_rule({"name": "window", "query": 3}, "rule"), "did you mean 'queries'"),
         (lambda: read_rule({"name": "keynorm"}, "rule"), "rule is 'keynorm'; did you mean 'key-norm'"),
         (lambda: read_rule({"name": ["decay"]}, "rule"), r"rule is \['decay'\]; did you mean"),

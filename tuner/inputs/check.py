@@ -40,6 +40,8 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
     check_choice("--family", settings.family, FAMILIES)
     check_choice("--sampler", settings.sampler, SAMPLERS)
+    if not settings.rules or len(set(settings.rules)) < len(settings.rules):
+        raise A2SFError(f"--rule is {', '.join(settings.rules) or 'nothing'}; expected one rule or several, each once.")
     for rule in settings.rules:
         check_choice("--rule", rule, RULES)
     if settings.memory is not None:

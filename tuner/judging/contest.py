@@ -1,4 +1,4 @@
-"""From many trials to one answer: finalists are re-scored on samples that the search never saw, and one is chosen."""
+"""What every contender is held to: samples, metric and goal; and the smallest budget that meets it."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import torch
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.position import Position
 from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
@@ -69,8 +70,8 @@ class Engine:
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
-        self._bank = bank
-        self._reader = Reader(model, self.samples, bank)
+        self._bank = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
+        self._reader = Reader(model, self.samples, self._bank)
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)

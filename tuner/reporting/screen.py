@@ -27,8 +27,10 @@ def watching(console: Console) -> Iterator[Watch]:
     """A watch for `tuner.tune`: bars with the time left on a terminal, plain lines where the output is piped."""
     if not console.is_terminal:
         lines = Lines(lambda text: console.print(text, soft_wrap=True))
-        yield lines
-        lines.close()
+        try:
+            yield lines
+        finally:  # an interruption too says how far it came
+            lines.close()
         return
     columns = (
         TextColumn("{task.description:<24}", markup=False),

@@ -53,7 +53,7 @@ class Baseline:
         return Policy(tuple(LayerPolicy(self.rule, share, self.recent, self.sink) for share in shares))
 
     def point(self, budget: float, rules: Sequence[str]) -> Params | None:
-        """The same as a point of a search space over `rules`, which a sampler can learn from; None if it is none."""
+        """What would say the same in a search space over `rules`; None if nothing would. Ranges are not looked at."""
         if self.budgets is not uniform or self.rule.name not in rules:
             return None
         common: dict[str, Value] = {"rule": self.rule.name, "budget": budget, "sink": self.sink}
@@ -82,12 +82,11 @@ SINGLE_ALPHAS = tuple(Baseline(f"a2sf half-life {h:g}", Decay(h)) for h in (2.0,
 
 
 def baseline_trials(n_layers: int, rules: Sequence[str]) -> list[FirstTrial]:
-    """The baselines that every study starts with; those that are points of its space come first."""
+    """The baselines that every study starts with, each with its policy, and with the point that may say the same."""
     methods = [(FULL, 1.0, FULL.name)]
     methods += [(baseline, share, f"{baseline.name} {share:g}") for baseline in BASELINES for share in BASELINE_BUDGETS]
     trials = []
     for baseline, share, label in methods:
-        point = baseline.point(share, rules)
-        policy = None if point else baseline.policy(share, n_layers)
-        trials.append(FirstTrial(label, "baseline", baseline.name, point or {}, policy))
-    return sorted(trials, key=lambda trial: trial.policy is not None)
+        point, policy = baseline.point(share, rules) or {}, baseline.policy(share, n_layers)
+        trials.append(FirstTrial(label, "baseline", baseline.name, point, policy))
+    return trials

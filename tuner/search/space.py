@@ -74,8 +74,15 @@ class Space(Dimensions):
                 for budget in SEEDS_OF_OTHERS if place else SEEDS:
                     label = f"seed profile, {rule} {budget:g}"
                     first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"rule": rule}))
-        first += baseline_trials(self.n_layers, self.rules)
-        return [trial if trial.policy else replace(trial, params=self.complete(trial.params)) for trial in first]
+        placed = [self._placed(trial) for trial in (*first, *baseline_trials(self.n_layers, self.rules))]
+        return sorted(placed, key=lambda trial: trial.policy is not None)
+
+    def _placed(self, trial: FirstTrial) -> FirstTrial:
+        """A trial as a point of this space, or by its policy alone where the space has no point for that."""
+        point = self.complete(trial.params)
+        if trial.params and trial.policy in (None, self.policy(point)):
+            return replace(trial, params=point, policy=None)
+        return replace(trial, params={})
 
     def seed(self, budget: float) -> dict[str, Value]:
         """The profile's own policy at `budget`: marginal-utility budgets, and the best recency of each layer."""

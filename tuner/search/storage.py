@@ -85,14 +85,14 @@ class Storage:
             return
         for name, value in identity.items():
             if stored.get(name) != value:
-                why = (
-                    " from an earlier version or another --family, --rule or --no-per-head, so it cannot be resumed"
-                    if name == "search space"
-                    else ""
-                )
+                mend = "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
+                if name == "search space":
+                    mend = (
+                        "one that an earlier version made cannot be resumed: start a new one with --out "
+                        "ANOTHER_FOLDER; else give --family, --rule and --no-per-head as before."
+                    )
                 raise A2SFError(
-                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}){why}; "
-                    "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
+                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); {mend}"
                 )
 
     def add(self, trial: FrozenTrial) -> None:

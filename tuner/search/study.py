@@ -86,7 +86,9 @@ class Study:
 
         Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
-        first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in plan.seeds)]
+        # A point under a rule that is not searched here would be another policy under any other.
+        seeds = (seed for seed in plan.seeds if seed.params.get("rule", space.rules[0]) in space.rules)
+        first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in seeds)]
         points = [trial for trial in first if not trial.policy]
         apart = self._unknown(trial for trial in first if trial.policy)
         self._enqueue(points)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tuner.search.hypervolume import front, hypervolume
 from tuner.search.objectives import MEMORY, points_of
 from tuner.search.profile import PROFILE_FILE, Profile
-from tuner.search.records import FirstTrial, TrialRecord
+from tuner.search.records import FirstTrial, Params, TrialRecord
 from tuner.search.storage import read_front, read_identity
 
 N_SEEDS = 8
@@ -44,12 +44,20 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
         step = max(1, -(-len(best) // N_SEEDS))
         for record in best[::step]:
             label = f"seed from {folder.name}, trial {record.number}"
-            seeds[label] = FirstTrial(label, "seed", METHOD, record.params)
+            seeds[label] = FirstTrial(label, "seed", METHOD, _named(record.params))
         known = read_identity(folder)
         if all(known.get(name) == identity[name] for name in ("model", "task", "data")):
             path = folder / PROFILE_FILE
             profile = Profile.load(path) if path.is_file() else profile
     return WarmStart(list(seeds.values()), profile)
+
+
+def _named(params: Params) -> Params:
+    """Studies from before rules had names say `window`, 0 or 1."""
+    if "window" not in params:
+        return params
+    rest = {name: value for name, value in params.items() if name != "window"}
+    return rest | {"rule": "window" if params["window"] else "decay"}
 
 
 def what_transferred(records: Sequence[TrialRecord]) -> str:

@@ -22,6 +22,8 @@ from tuner.settings import Settings
         ({"patience": 0}, "--patience is 0; expected 1 or more trials"),
         ({"precision": float("inf")}, "--precision is inf; expected percentage points above 0"),
         ({"rules": ("decay", "windov")}, "--rule is 'windov'; did you mean 'window'?"),
+        ({"rules": ()}, "--rule is nothing; expected one rule or several, each once."),
+        ({"rules": ("decay", "decay")}, "--rule is decay, decay; expected one rule or several, each once."),
         ({"seed": 2**32}, "--seed is 4294967296; expected 0 to 4294967295."),
         ({"family": "grups"}, "--family is 'grups'; did you mean 'groups'?"),
         ({"sampler": "annealing"}, "--sampler is 'annealing'; expected one of tpe, "),

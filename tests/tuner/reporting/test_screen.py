@@ -96,6 +96,17 @@ def test_the_last_lines_say_what_was_found_and_what_to_do_next(finished: Finishe
     assert last == [result.link, str(result.folder / "pareto.png"), str(result.config)]
 
 
+def test_what_was_not_said_yet_is_said_when_a_run_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        with watching(screen()) as watch:
+            watch.step("Trials")(37, 100)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert capsys.readouterr().out.startswith("Trials 37/100")
+
+
 @pytest.mark.parametrize("words", ["T [/x]", "mod[v2]", "[bold]loud[/bold]", ":smile:"])
 def test_what_the_user_wrote_is_shown_as_written(capsys: pytest.CaptureFixture[str], words: str) -> None:
     """In square brackets a title would be markup: lost, or an error after all trials."""

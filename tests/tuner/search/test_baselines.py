@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
-from tuner.search.baselines import BASELINE_BUDGETS, BASELINES, baseline_trials, pyramid
+from tuner.search.baselines import BASELINE_BUDGETS, BASELINES, Baseline, baseline_trials, pyramid
 from tuner.search.objectives import MEMORY, QUALITY, values_of
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
@@ -31,6 +32,21 @@ def test_a_baseline_is_the_known_method() -> None:
     assert {name for name, point in points.items() if point is None} >= {"pyramidkv", "streaming-llm", "random"}
     for name, point in points.items():
         assert point is None or space.policy(space.complete(point)) == methods[name]
+
+
+def test_a_method_out_of_the_ranges_keeps_its_policy_and_not_the_nearest_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clamped to the ranges, 32 recent tokens would be all of the budget, and the trial another method."""
+    odd = [Baseline("h2o 32", Decay(), recent=32), Baseline("many sinks", Decay(8.0), sink=16)]
+    monkeypatch.setattr("tuner.search.baselines.BASELINES", (*BASELINES, *odd))
+    for per_head, family in ((False, "uniform"), (False, "bump")):
+        trials = Space(family, per_head, 3).enqueued()
+        for trial in (trial for trial in trials if trial.method in ("h2o 32", "many sinks")):
+            baseline = next(b for b in odd if b.name == trial.method)
+            assert trial.policy == baseline.policy(float(trial.label.split()[-1]), 3)
+            assert trial.params == {}
+        assert sum(trial.policy is not None for trial in trials) == 3 * (3 + 2)
 
 
 def test_what_is_not_searched_is_no_point_of_the_space() -> None:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from a2sf_core.errors import A2SFError
 from studies.samples import SampleSpec
-from tuner.inputs.metrics import METRICS
+from tuner.inputs.own_metric import find_metric
 
 SLOTS = ("context", "question")
 
@@ -55,11 +55,7 @@ class Task(BaseModel):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
-        if metric not in METRICS:
-            near = difflib.get_close_matches(metric, METRICS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"is {metric!r}; {hint}expected one of {', '.join(METRICS)}")
-        return metric
+        return find_metric(metric).name
 
     def render(self, context: str, question: str) -> str:
         """The prompt as text."""
@@ -194,6 +190,7 @@ def _sentence(error: ErrorDetails) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}."
         return f"there is no field {where!r}; {hint}"
     if error["type"] == "value_error":
-        return f"field {where!r} {error['ctx']['error']}."
+        said = f"field {where!r} {error['ctx']['error']}"
+        return said if said.endswith("?") else f"{said}."
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"field {where!r} is {error['input']!r}: {message}."

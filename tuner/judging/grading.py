@@ -10,7 +10,7 @@ import torch
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.metrics import METRICS
+from tuner.inputs.own_metric import best_score, find_metric
 from tuner.measuring.engine import Engine
 
 
@@ -18,13 +18,13 @@ class Grader:
     """Callable `(engine, policy) -> [sample]` of float64, 0 to 1, higher is better; texts are generated once each.
 
     Args:
-        metric: a name in `tuner.inputs.metrics.METRICS`.
+        metric: a name in `tuner.inputs.metrics.METRICS`, or `module:function`.
         model, tokenizer: that write the texts.
         max_new_tokens: of a text.
     """
 
     def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
-        self.metric = METRICS[metric]
+        self.metric = find_metric(metric)
         self._model = model
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
@@ -54,9 +54,10 @@ class Grader:
         return self._write(engine.samples, policy)
 
     def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
-        compute = METRICS[metric].compute
+        chosen = find_metric(metric)
         texts = self._write(samples, policy)
-        return np.array([compute(text, sample.answer) for text, sample in zip(texts, samples, strict=True)])
+        pairs = zip(texts, samples, strict=True)
+        return np.array([best_score(chosen, text, [sample.answer], sample.id) for text, sample in pairs])
 
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]

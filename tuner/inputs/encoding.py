@@ -19,7 +19,7 @@ MIN_CONTEXT = 16
 class Encoded:
     """One sample as token ids. `answer_ids` end with eos if the tokenizer has one.
 
-    `answer` is the reference as text; `context_key` is equal for equal contexts.
+    `answer` is the reference as text, `other_answers` are as right; `context_key` is equal for equal contexts.
     """
 
     id: str
@@ -28,6 +28,12 @@ class Encoded:
     answer: str
     truncated: bool
     context_key: str
+    other_answers: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All right answers, of which a metric on text takes the best; `answer_ids` are those of the first."""
+        return (self.answer, *self.other_answers)
 
 
 class EncodedList(list[Encoded]):
@@ -99,7 +105,8 @@ class _Encoder:
             # Tokens merge differently at the seams, so the whole can be a few longer than its parts.
             truncated, keep = True, keep - excess
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
-        return Encoded(sample.id, tuple(prompt_ids), tuple(answer_ids), sample.answer, truncated, key)
+        ids = tuple(prompt_ids), tuple(answer_ids)
+        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers)
 
     def needs(self, sample: Sample) -> tuple[int, int]:
         """Tokens to keep free after the prompt, and tokens of the prompt without its context."""

@@ -57,7 +57,7 @@ class Grader:
         chosen = find_metric(metric)
         texts = self._write(samples, policy)
         pairs = zip(texts, samples, strict=True)
-        return np.array([best_score(chosen, text, [sample.answer], sample.id) for text, sample in pairs])
+        return np.array([best_score(chosen, text, sample.references, sample.id) for text, sample in pairs])
 
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]

@@ -57,6 +57,15 @@ def test_a_text_is_graded_against_its_own_reference(loaded: tuple[Any, Any], enc
     assert grader.resolution(engine) == 100
 
 
+def test_the_best_of_several_references_counts(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
+    texts = generate(*loaded, encoded, FULL, 6)
+    others = [
+        replace(sample, answer="wrong", other_answers=("wrong too", text) if place % 2 else ("wrong too",))
+        for place, (sample, text) in enumerate(zip(encoded, texts, strict=True))
+    ]
+    assert Grader("exact_match", *loaded, 6)(Engine(loaded[0], others), FULL).tolist() == [0, 1, 0, 1, 0]
+
+
 def test_token_accuracy_is_the_engines(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
     engine = Engine(loaded[0], encoded)
     grader = Grader("token_accuracy", *loaded, 6)

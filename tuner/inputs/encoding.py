@@ -17,7 +17,7 @@ MIN_CONTEXT = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as token ids. `answer_ids` end with eos if the tokenizer has one.
+    """One sample as token ids. `answer_ids` end with eos if the tokenizer has one and the task wants it.
 
     `answer` is the reference as text, `other_answers` are as right; `context_key` is equal for equal contexts.
     """
@@ -129,8 +129,9 @@ class _Encoder:
             common += 1
         answer = whole[common:]
         eos = self.tokenizer.eos_token_id
-        if eos is not None and answer[-1:] != [eos]:
-            answer = [*answer, eos]
+        if eos is not None:
+            answer = answer[:-1] if answer[-1:] == [eos] else answer
+            answer = [*answer, eos] if self.task.eos else answer
         return whole[:common], answer
 
     def _ids(self, text: str) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import string
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +19,16 @@ from studies.samples import SampleSpec
 from tuner.inputs.own_metric import find_metric
 
 SLOTS = ("context", "question")
+LATER_FIELDS = ("stop", "eos")
+"""Fields that were not there at first: studies from before are resumed as long as a task does not use them."""
 
 
 class Task(BaseModel):
     """One task. `prompt` has the slots {context} and {question}; the answer follows it after a space.
 
     `default_question` is asked where a sample has no question of its own, as in most summarisation data.
-    `samples` may be absent: such a task runs on the user's own data only.
+    `samples` may be absent: such a task runs on the user's own data only. Generated text ends before the first of
+    `stop`; without `eos` the end token does not count in the likelihood of an answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +41,15 @@ class Task(BaseModel):
     metric: str
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
     samples: SampleSpec | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    eos: bool = True
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _a_list_of_texts(cls, stop: Any) -> Any:
+        if isinstance(stop, str):
+            raise ValueError(f"is {stop!r}; expected a list of texts, such as {json.dumps([stop])}")
+        return stop
 
     @field_validator("prompt")
     @classmethod
@@ -60,6 +74,11 @@ class Task(BaseModel):
     def render(self, context: str, question: str) -> str:
         """The prompt as text."""
         return self.prompt.format(context=context, question=question or self.default_question)
+
+    def digest(self) -> str:
+        """SHA-256 of all that the task says; what it leaves to its default in LATER_FIELDS is not part of it."""
+        unset = {name for name in LATER_FIELDS if getattr(self, name) == Task.model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
 
 def bundled_tasks() -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import StoppingCriteria
 
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
@@ -21,13 +23,14 @@ class Grader:
         metric: a name in `tuner.inputs.metrics.METRICS`, or `module:function`.
         model, tokenizer: that write the texts.
         max_new_tokens: of a text.
+        stop: a text ends before the first of these.
     """
 
-    def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
+    def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = ()) -> None:
         self.metric = find_metric(metric)
         self._model = model
         self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
         self._texts: dict[tuple[str, Policy], str] = {}
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
@@ -62,7 +65,7 @@ class Grader:
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]
         if missing:
-            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens)
+            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens, self._stop)
             self._texts |= {(sample.id, policy): text for sample, text in zip(missing, texts, strict=True)}
         return [self._texts[sample.id, policy] for sample in samples]
 
@@ -74,9 +77,10 @@ def generate(
     samples: list[Encoded],
     policy: Policy,
     max_new_tokens: int,
+    stop: Sequence[str] = (),
     batch_size: int = 16,
 ) -> list[str]:
-    """Greedy answers of the attached model, in left-padded batches of similar length."""
+    """Greedy answers of the attached model up to the first of `stop`, in left-padded batches of similar length."""
     end = tokenizer.eos_token_id
     filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
     texts = [""] * len(samples)
@@ -97,7 +101,30 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=filler,
+                stopping_criteria=[_Stopped(tokenizer, stop, width)] if stop else None,
             )
         for row, index in enumerate(rows):
-            texts[index] = tokenizer.decode(output[row, width:], skip_special_tokens=True).strip()
+            texts[index] = _cut(tokenizer.decode(output[row, width:], skip_special_tokens=True), stop).strip()
     return texts
+
+
+class _Stopped(StoppingCriteria):
+    """True for every row whose new tokens, from `start` on, hold one of `stop`.
+
+    transformers' own `stop_strings` looks at the prompt too: after one that ends in a line break, the first line break
+    written would make a whole blank line.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        # With special tokens, so that one of them may be a stop; then nothing but padding follows in its row.
+        texts = self._tokenizer.batch_decode(input_ids[:, self._start :])
+        found = [any(each in text for each in self._stop) for text in texts]
+        return torch.tensor(found, device=input_ids.device)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    """`text` before the first of `stop`."""
+    return text[: min((text.find(each) for each in stop if each in text), default=len(text))]

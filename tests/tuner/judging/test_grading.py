@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,40 @@ def test_a_text_is_graded_against_its_own_reference(loaded: tuple[Any, Any], enc
     assert grader.on(engine, FULL, np.array([3, 0])).tolist() == [1, 0]
     assert grader.texts(engine, FULL) == texts
     assert grader.resolution(engine) == 100
+
+
+def test_texts_end_before_the_first_stop_and_nothing_more_is_generated(
+    loaded: tuple[Any, Any], encoded: list[Encoded]
+) -> None:
+    model, tokenizer = loaded
+    whole = generate(model, tokenizer, encoded, FULL, 30)
+    stop = (whole[0][3:5], whole[1][6:7], "never written")
+    expected = [text[: min([len(text), *(text.find(each) for each in stop if each in text)])].strip() for text in whole]
+    assert expected != whole
+    steps: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: steps.append(1))
+    assert generate(model, tokenizer, encoded, FULL, 30, stop, batch_size=3) == expected
+    hook.remove()
+    assert len(steps) < 2 * 30, "two batches of 30 tokens each, had they gone on to the end"
+    assert Grader("exact_match", model, tokenizer, 30, stop).texts(Engine(model, encoded), FULL) == expected
+
+
+def test_a_special_token_may_be_a_stop(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
+    model, tokenizer = loaded
+    (whole,) = generate(model, tokenizer, encoded[:1], FULL, 12)
+    ids = tokenizer(whole, add_special_tokens=False).input_ids
+    marked = copy.deepcopy(tokenizer)
+    token = tokenizer.convert_ids_to_tokens(ids[2])
+    marked.add_special_tokens({"additional_special_tokens": [token]})
+    (text,) = generate(model, marked, encoded[:1], FULL, 12, (token,))
+    assert text == tokenizer.decode(ids[:2]).strip()
+
+
+def test_a_stop_that_begins_in_the_prompt_is_none(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
+    model, tokenizer = loaded
+    (whole,) = generate(model, tokenizer, encoded[:1], FULL, 12)
+    prompt_end = tokenizer.decode(encoded[0].prompt_ids)[-1]
+    assert generate(model, tokenizer, encoded[:1], FULL, 12, (prompt_end + whole[:1],)) == [whole]
 
 
 def test_the_best_of_several_references_counts(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:

@@ -101,14 +101,14 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=filler,
-                stopping_criteria=[_Stopped(tokenizer, stop, width)] if stop else None,
+                stopping_criteria=[Stopped(tokenizer, stop, width)] if stop else None,
             )
         for row, index in enumerate(rows):
             texts[index] = _cut(tokenizer.decode(output[row, width:], skip_special_tokens=True), stop).strip()
     return texts
 
 
-class _Stopped(StoppingCriteria):
+class Stopped(StoppingCriteria):
     """True for every row whose new tokens, from `start` on, hold one of `stop`.
 
     transformers' own `stop_strings` looks at the prompt too: after one that ends in a line break, the first line break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from a2sf_core.switch import attach
 from studies.samples import Sample
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.tasks import load_task
-from tuner.judging.grading import Grader, generate
+from tuner.judging.grading import Grader, Stopped, generate
 from tuner.measuring.engine import Engine
 
 FULL, HALF = Policy.full(2), Policy.h2o(2, 0.5)
@@ -74,15 +73,10 @@ def test_texts_end_before_the_first_stop_and_nothing_more_is_generated(
     assert Grader("exact_match", model, tokenizer, 30, stop).texts(Engine(model, encoded), FULL) == expected
 
 
-def test_a_special_token_may_be_a_stop(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
-    model, tokenizer = loaded
-    (whole,) = generate(model, tokenizer, encoded[:1], FULL, 12)
-    ids = tokenizer(whole, add_special_tokens=False).input_ids
-    marked = copy.deepcopy(tokenizer)
-    token = tokenizer.convert_ids_to_tokens(ids[2])
-    marked.add_special_tokens({"additional_special_tokens": [token]})
-    (text,) = generate(model, marked, encoded[:1], FULL, 12, (token,))
-    assert text == tokenizer.decode(ids[:2]).strip()
+def test_a_special_token_may_be_a_stop(tokenizer: Any) -> None:
+    word, end = tokenizer("lamp", add_special_tokens=False).input_ids[0], tokenizer.eos_token_id
+    rows = torch.tensor([[end, word, end], [end, word, word]])
+    assert Stopped(tokenizer, (tokenizer.eos_token,), start=1)(rows, None).tolist() == [True, False]
 
 
 def test_a_stop_that_begins_in_the_prompt_is_none(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:

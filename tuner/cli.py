@@ -100,12 +100,11 @@ def _tune(settings: Settings) -> None:
     from tuner.inputs.check import check
 
     inputs = check(settings)
-    from rich.console import Console
 
     from tuner import run
-    from tuner.reporting.screen import show, watching
+    from tuner.reporting.screen import screen, show, watching
 
-    console = Console()
+    console = screen()
     try:
         with watching(console) as watch:
             result = run.tune(settings, inputs, watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
+from tuner.search.lock import only_run_in
 from tuner.search.objectives import MEMORY, QUALITY
 from tuner.search.profile import PROFILE_FILE, Profile
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
@@ -58,11 +60,12 @@ def tune(settings: Settings, inputs: Inputs | None = None, watch: Watch | None =
     Raises:
         A2SFError: bad input of any kind, before anything is written.
     """
-    job = _read(settings, inputs or check(settings), watch or Silent())
-    found = _search(job)
-    chosen = _choose(job, found)
-    proven = _prove(job, found, chosen)
-    return _report(job, found, proven)
+    with ExitStack() as until_the_end:
+        job = _read(settings, inputs or check(settings), watch or Silent(), until_the_end)
+        found = _search(job)
+        chosen = _choose(job, found)
+        proven = _prove(job, found, chosen)
+        return _report(job, found, proven)
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ class _Proven:
     looks: int
 
 
-def _read(settings: Settings, inputs: Inputs, watch: Watch) -> _Job:
-    """Load the model, encode and part the samples, open the study and its page in MLflow."""
+def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitStack) -> _Job:
+    """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
     limit = max_tokens(model, tokenizer)
@@ -139,6 +142,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch) -> _Job:
     }
     warm = read_warm_start(settings.warm_start, identity)
     memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
+    until_the_end.enter_context(only_run_in(folder))
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))

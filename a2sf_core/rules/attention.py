@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf
+from sys import float_info
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from a2sf_core.errors import A2SFError
@@ -32,7 +33,8 @@ class Decay(ScoreRule):
     half_life: float = inf
 
     def __post_init__(self) -> None:
-        if not is_number(self.half_life) or isnan(self.half_life) or self.half_life < 0:
+        known = is_number(self.half_life) and (0 <= self.half_life <= float_info.max or self.half_life == inf)
+        if not known:  # NaN is neither, nor is an integer that no float can hold
             raise A2SFError(f"half_life must be a number of tokens, 0 to infinity, not {self.half_life!r}.")
         object.__setattr__(self, "half_life", float(self.half_life))
 

@@ -35,7 +35,7 @@ def read_rule(data: Any, where: str) -> ScoreRule:
     if not isinstance(data, Mapping):
         raise A2SFError(f'{where} must be a JSON object such as {{"name": "decay", "half_life": 16}}, not {data!r}.')
     name = data.get("name")
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         near = difflib.get_close_matches(str(name), RULES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the rules are {', '.join(RULES)}."
         raise A2SFError(f"{where} is {name!r}; {hint}")

@@ -130,6 +130,8 @@ def test_json_round_trip(rule: ScoreRule) -> None:
     [
         (lambda: Decay(-1), "half_life must be a number of tokens"),
         (lambda: Decay(float("nan")), "half_life must be a number of tokens"),
+        (lambda: Decay(10**400), "half_life must be a number of tokens"),
+        (lambda: Decay(True), "half_life must be a number of tokens"),
         (lambda: Decay("8"), "half_life must be a number of tokens"),
         (lambda: Window(0), "queries must be an integer of at least 1"),
         (lambda: Window(4, pooling=2), "pooling must be an odd integer"),
@@ -137,6 +139,8 @@ def test_json_round_trip(rule: ScoreRule) -> None:
         (lambda: ValueWeighted(3), "inner must be a rule"),
         (lambda: read_rule({"name": "window", "query": 3}, "rule"), "did you mean 'queries'"),
         (lambda: read_rule({"name": "keynorm"}, "rule"), "rule is 'keynorm'; did you mean 'key-norm'"),
+        (lambda: read_rule({"name": ["decay"]}, "rule"), r"rule is \['decay'\]; did you mean"),
+        (lambda: read_rule({"name": "decay", "half_life": [1]}, "rule"), "half_life must be a number of tokens"),
         (lambda: read_rule([], "rule"), "rule must be a JSON object"),
     ],
 )

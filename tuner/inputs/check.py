@@ -33,8 +33,8 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
     if not 0 <= settings.max_degradation < math.inf:
         raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
-    if settings.seed < 0:
-        raise A2SFError(f"--seed is {settings.seed}; expected 0 or more.")
+    if not 0 <= settings.seed < 2**32:
+        raise A2SFError(f"--seed is {settings.seed}; expected 0 to {2**32 - 1}.")
     if settings.patience is not None and settings.patience < 1:
         raise A2SFError(f"--patience is {settings.patience}; expected 1 or more trials, 30 is a good start.")
     if settings.precision is not None and not 0 < settings.precision < math.inf:

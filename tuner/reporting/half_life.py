@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from a2sf_core.files import whole
 from tuner.reporting.canvas import STYLES, canvas, name_lines
 
 
@@ -45,4 +46,5 @@ def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequen
     axes.set_xlim(edges[0.0] - 0.4, edges[math.inf] + 0.4 * (max(finite) - min(finite)))
     axes.set(xlabel="half-life of old attention (tokens)", ylabel="loss (lower is better)")
     name_lines(axes, ends, left=False)
-    figure.savefig(path, dpi=200)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=200)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from a2sf_core.files import whole
 from tuner.reporting.canvas import (
     ALLOWED,
     CHOSEN,
@@ -61,7 +62,8 @@ def pareto_html(
         yaxis_ticktext=names,
         font={"size": 14, "color": INK},
     )
-    figure.write_html(path, include_plotlyjs=True)
+    with whole(path) as beside:
+        figure.write_html(beside, include_plotlyjs=True)
 
 
 def _add_trials(figure: Any, picture: Picture) -> None:

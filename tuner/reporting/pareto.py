@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from a2sf_core.files import whole
 from tuner.reporting.canvas import (
     ALLOWED,
     CHOSEN,
@@ -78,7 +79,8 @@ def pareto_png(
         x, y = picture.front[0]
         name_lines(axes, [((x, picture.squash(y)), "tuned", FRONT)], left=True)
     figure.text(0.012, 0.014, NOTE, fontsize=8.5, color="#666C75")
-    figure.savefig(path, dpi=200)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=200)
 
 
 def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) -> None:

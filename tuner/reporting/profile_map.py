@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from a2sf_core.files import whole
 from a2sf_core.policy import Policy
 from tuner.search.profile import BUDGETS, Profile
 
@@ -33,7 +34,8 @@ def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
     )
     _panel(figure, below, kept, "Share of the cache that the policy keeps", "Blues", "{:.0%}", 1.0)
     below.set_xlabel("layer")
-    figure.savefig(path, dpi=130)
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=130)
 
 
 def kept_shares(policy: Policy, n_heads: int) -> np.ndarray:

@@ -17,15 +17,25 @@ from tuner.watch import Progress, Watch
 SECONDS_BETWEEN_LINES = 5.0
 
 
+def screen() -> Console:
+    """Where a run is shown. Titles, labels and paths are the user's own words, so that nothing in them is markup."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 @contextmanager
 def watching(console: Console) -> Iterator[Watch]:
     """A watch for `tuner.tune`: bars with the time left on a terminal, plain lines where the output is piped."""
     if not console.is_terminal:
-        lines = Lines(lambda text: console.print(text, highlight=False, soft_wrap=True))
+        lines = Lines(lambda text: console.print(text, soft_wrap=True))
         yield lines
         lines.close()
         return
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=console) as bars:
         yield _OnTerminal(bars)
 
@@ -41,7 +51,7 @@ class _OnTerminal:
         return lambda done, total: self._bars.update(row, completed=done, total=total)
 
     def say(self, text: str) -> None:
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(text)
 
 
 class Lines:
@@ -98,14 +108,14 @@ def show(console: Console, result: Result) -> None:
     evidence = result.evidence
     n, precision = evidence.samples.report, evidence.precision
     console.print(_table(result))
-    console.print(f"\n{result.sentence}\n", style="bold", highlight=False)
+    console.print(f"\n{result.sentence}\n", style="bold")
     console.print(
         f"With {n} report samples the interval is about ±{precision.half_width_points:.2f} points; "
         f"±{precision.finer_points:g} takes about {precision.samples_for_finer} (--precision "
-        f"{precision.finer_points:g}).", highlight=False,
-    )  # fmt: skip
+        f"{precision.finer_points:g})."
+    )
     if evidence.warm_start:
-        console.print(evidence.warm_start, highlight=False)
+        console.print(evidence.warm_start)
     looks = evidence.samples.times_report_was_looked_at
     if looks > 1:
         console.print(f"The report samples have judged {looks} choices by now: the interval is a little optimistic.")
@@ -114,11 +124,11 @@ def show(console: Console, result: Result) -> None:
         "the regressor beat the best constant on select samples; on report samples it gains "
         f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats per token"
     )
-    console.print(f"alpha: {said}", highlight=False)
-    console.print(f"MLflow    {result.serve_command}", highlight=False, soft_wrap=True)
-    console.print(f"          then open {result.link}", highlight=False, soft_wrap=True)
-    console.print(f"Picture   {result.folder / 'pareto.png'}", highlight=False, soft_wrap=True)
-    console.print(f"Policy    {result.config}", highlight=False, soft_wrap=True)
+    console.print(f"alpha: {said}")
+    console.print(f"MLflow    {result.serve_command}", soft_wrap=True)
+    console.print(f"          then open {result.link}", soft_wrap=True)
+    console.print(f"Picture   {result.folder / 'pareto.png'}", soft_wrap=True)
+    console.print(f"Policy    {result.config}", soft_wrap=True)
 
 
 def _table(result: Result) -> Table:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.search.objectives import DIRECTIONS, MEMORY
+from tuner.search.profile import PROFILE_FILE
 from tuner.search.records import TrialRecord
 
 JOURNAL = "study.journal"
@@ -58,7 +59,8 @@ class Storage:
     """
 
     def __init__(self, run_dir: Path, identity: Mapping[str, str]) -> None:
-        path = run_dir / JOURNAL
+        # Optuna's lock is a link to the journal: a relative one would dangle, and a stale one then never be noticed.
+        path = run_dir.resolve() / JOURNAL
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             _drop_torn_line(path)
@@ -76,8 +78,10 @@ class Storage:
 
     def _check_identity(self, run_dir: Path, identity: Mapping[str, str]) -> None:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
-        if not stored:
-            self._study.set_user_attr("identity", dict(identity))
+        if not self._study.get_trials(deepcopy=False):  # nothing was finished, so nothing is lost by starting anew
+            if stored != dict(identity):
+                (run_dir / PROFILE_FILE).unlink(missing_ok=True)
+                self._study.set_user_attr("identity", dict(identity))
             return
         for name, value in identity.items():
             if stored.get(name) != value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shutil
 import sqlite3
 import tempfile
 import warnings
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
 TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 _LOCK_WAIT_S = 3.0
+_MAKING = ".making-"
 
 
 @functools.cache
 def open_database(path: Path) -> MlflowClient:
-    """MLflow's client on the SQLite file `path`, made if there is none."""
+    """MLflow's client on the SQLite file `path`, made if there is none.
+
+    MLflow makes a new database in some fifty steps, and cannot go on where it was stopped. So it does that beside
+    `path`, and what appears there is whole.
+    """
     from mlflow import MlflowClient
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -32,11 +38,32 @@ def open_database(path: Path) -> MlflowClient:
     @event.listens_for(Engine, "connect")
     def do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
         """Six commits a trial cost 100 ms on a busy disk. A kill loses nothing without the wait; a power cut might."""
-        ours = isinstance(connection, sqlite3.Connection)
-        if ours and connection.execute("PRAGMA database_list").fetchone()[2] == str(path):
-            connection.execute("PRAGMA synchronous = OFF")
+        if isinstance(connection, sqlite3.Connection):
+            file = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+            if file.name == path.name and file.is_relative_to(path.parent):  # in its place, or in the making
+                connection.execute("PRAGMA synchronous = OFF")
 
+    _clear_away(path)
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=_MAKING) as folder:
+            MlflowClient(tracking_uri=f"sqlite:///{folder}/{path.name}")
+            os.replace(f"{folder}/{path.name}", path)
     return MlflowClient(tracking_uri=f"sqlite:///{path}")
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what a kill left: a database half-made beside its place or, by earlier versions, in it."""
+    for folder in path.parent.glob(f"{_MAKING}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if path.exists() and not _is_whole(path):
+        path.unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    """False if MLflow's steps did not come to the one that makes its first experiment: then there is no run in it."""
+    with closing(sqlite3.connect(path)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return "experiments" in tables and bool(connection.execute("SELECT 1 FROM experiments LIMIT 1").fetchone())
 
 
 @contextmanager
@@ -46,8 +73,9 @@ def at_work(database: Path) -> Iterator[None]:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Asked up front: MLflow itself retries a locked or read-only database for minutes.
         tempfile.TemporaryFile(dir=database.parent).close()
-        with closing(sqlite3.connect(database, timeout=_LOCK_WAIT_S)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        if database.exists():  # or else this would make it, empty
+            with closing(sqlite3.connect(database, timeout=_LOCK_WAIT_S)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
     except (OSError, sqlite3.Error) as error:
         _explain(error, database)
         raise

@@ -19,10 +19,11 @@ from tuner.settings import Settings
     [
         ({"trials": 0}, "--trials is 0; expected 1 or more"),
         ({"max_degradation": float("nan")}, "--max-degradation is nan; expected 0 or more"),
-        ({"seed": -1}, "--seed is -1; expected 0 or more"),
+        ({"seed": -1}, "--seed is -1; expected 0 to 4294967295."),
         ({"patience": 0}, "--patience is 0; expected 1 or more trials"),
         ({"precision": float("inf")}, "--precision is inf; expected percentage points above 0"),
         ({"rules": ("decay", "windov")}, "--rule is 'windov'; did you mean 'window'?"),
+        ({"seed": 2**32}, "--seed is 4294967296; expected 0 to 4294967295."),
         ({"family": "grups"}, "--family is 'grups'; did you mean 'groups'?"),
         ({"sampler": "annealing"}, "--sampler is 'annealing'; expected one of tpe, "),
         ({"memory": "lots"}, "--memory is 'lots'; expected a size above 0"),

@@ -6,9 +6,10 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from tests.tuner.conftest import Finished
-from tuner.reporting.screen import Lines, show, watching
+from tuner.reporting.screen import Lines, screen, show, watching
 
 
 class Clock:
@@ -93,3 +94,16 @@ def test_the_last_lines_say_what_was_found_and_what_to_do_next(finished: Finishe
     assert "judged" not in shown, "it was the first look"
     last = [line.split()[-1] for line in shown.splitlines()[-3:]]
     assert last == [result.link, str(result.folder / "pareto.png"), str(result.config)]
+
+
+@pytest.mark.parametrize("words", ["T [/x]", "mod[v2]", "[bold]loud[/bold]", ":smile:"])
+def test_what_the_user_wrote_is_shown_as_written(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    """In square brackets a title would be markup: lost, or an error after all trials."""
+    with watching(screen()) as watch:
+        watch.say(words)
+        watch.step(words)(1, 1)
+    assert capsys.readouterr().out == f"{words}\n{words} 1/1\n"
+    table = Table(words, title=words)
+    table.add_row(words)
+    screen().print(table)
+    assert capsys.readouterr().out.count(words) == 3

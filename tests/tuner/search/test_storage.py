@@ -28,16 +28,28 @@ def engine() -> Engine:
     return Engine(tiny("llama"), samples(4), bank=SPACE.bank)
 
 
-def test_another_identity_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_finished_trial_is_not_another_study(tmp_path: Path, engine: Engine) -> None:
+    """What ended before its first trial, as with NaN in float16, is begun anew; a profile of it would be another's."""
     Study(tmp_path, IDENTITY, seed=1)
+    (tmp_path / "profile.json").write_text("{}")
+    Study(tmp_path, IDENTITY, seed=1)
+    assert (tmp_path / "profile.json").exists()
+    Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1).run(engine, SPACE, Plan(1), nothing)
+    assert not (tmp_path / "profile.json").exists()
+    with pytest.raises(A2SFError, match=r"another model \(other, now m\)"):
+        Study(tmp_path, IDENTITY, seed=1)
+
+
+def test_another_identity_is_refused(tmp_path: Path, engine: Engine) -> None:
+    Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(1), nothing)
     with pytest.raises(A2SFError, match=r"another model \(m, now other\).*--out"):
         Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1)
 
 
-def test_a_run_folder_of_the_old_space_says_how_to_start_anew(tmp_path: Path) -> None:
+def test_a_run_folder_of_the_old_space_says_how_to_start_anew(tmp_path: Path, engine: Engine) -> None:
     """Before rules had names the space had a parameter `window`; this is what such a folder says of itself."""
     before = {**IDENTITY, "search space": "6f1c8e0b5a3d"}
-    Study(tmp_path, before, seed=1)
+    Study(tmp_path, before, seed=1).run(engine, SPACE, Plan(1), nothing)
     with pytest.raises(A2SFError) as error:
         Study(tmp_path, {**IDENTITY, "search space": SPACE.digest()}, seed=1)
     sentence = str(error.value)

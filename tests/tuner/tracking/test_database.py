@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from a2sf_core.errors import A2SFError
-from tuner.tracking.database import TELEMETRY_OFF, at_work
+from tuner.tracking.database import TELEMETRY_OFF, at_work, open_database
 
 
 def test_work_begins_with_telemetry_off_and_the_folder_made(tmp_path: Path) -> None:
@@ -37,3 +42,45 @@ def test_a_fault_of_our_own_is_no_sentence(tmp_path: Path) -> None:
         _ = 1 / 0
     with pytest.raises(sqlite3.OperationalError, match="no such table"), at_work(tmp_path / "mlflow.db"):
         sqlite3.connect(tmp_path / "mlflow.db").execute("select * from nowhere")
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from tuner.tracking.database import at_work, open_database
+path = Path(sys.argv[1])
+with at_work(path):
+    open_database(path)
+"""
+
+
+def n_experiments(path: Path) -> int:
+    with at_work(path):
+        return len(open_database(path).search_experiments())
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 300_000])
+def test_killed_while_the_database_is_made_it_is_made_anew(tmp_path: Path, size: int) -> None:
+    """MLflow makes it in fifty steps and cannot go on where it was stopped."""
+    path = tmp_path / "mlflow.db"
+    worker = subprocess.Popen([sys.executable, "-c", OPEN, str(path)])
+    while worker.poll() is None and max((f.stat().st_size for f in tmp_path.rglob("*.db")), default=0) < size:
+        time.sleep(0.001)
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL, "it was killed while at work"
+    assert not path.exists(), "what appears in its place is whole"
+    assert n_experiments(path) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_that_an_earlier_version_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE secrets (secret_id TEXT)")
+    assert n_experiments(path) == 1
+
+
+def test_an_empty_file_is_made_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    assert n_experiments(path) == 1

@@ -22,12 +22,16 @@ DRAWS = 200
 
 @dataclass(frozen=True)
 class Sample:
-    """One line of a task's data: what the model reads, what it is asked, the reference answer."""
+    """One line of a task's data: what the model reads, what it is asked, the reference answer.
+
+    ``other_answers`` would be as right as ``answer``, which is the one that likelihoods are computed on.
+    """
 
     id: str
     context: str
     question: str
     answer: str
+    other_answers: tuple[str, ...] = ()
 
 
 class SampleSpec(BaseModel):

@@ -17,7 +17,7 @@ from a2sf_core.rules.catalogue import RULES, read_rule
 from a2sf_core.switch import cache_argument
 from tests.tuner.models import samples, tiny
 from tuner.inputs.metrics import METRICS
-from tuner.inputs.tasks import load_task
+from tuner.inputs.tasks import LATER_FIELDS, load_task
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
 from tuner.search.rules import SEARCHED
@@ -78,11 +78,20 @@ def test_the_new_metric_and_the_new_task(made: dict[str, Any], tmp_path: Path) -
     (block,) = re.findall(r"```yaml\n(.*?)```", EXTENDING, re.DOTALL)
     (tmp_path / "manual.yaml").write_text(block)
     task = load_task(str(tmp_path / "manual.yaml"))
-    assert (task.name, task.metric, task.max_new_tokens) == ("manual", "contains", 24)
+    assert (task.name, task.metric, task.max_new_tokens) == ("manual", "starts_alike", 24)
     assert task.render("Turn it off.", "How?") == "Turn it off.\nQ: How?\nA:"
-    compute = METRICS["contains"].compute
-    assert compute is made["contains"]
-    assert (compute("It costs 12 Euros.", "12 euros"), compute("It is free.", "12 euros")) == (1.0, 0.0)
+    compute = METRICS["starts_alike"].compute
+    assert compute is made["starts_alike"]
+    assert (compute("12 Euros, I think.", "12 euros"), compute("It costs 12 euros.", "12 euros")) == (1.0, 0.0)
+
+
+def test_the_task_of_the_guide_loads_and_every_field_has_its_row(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "manual.yaml").write_text(block)
+    task = load_task(str(tmp_path / "manual.yaml"))
+    assert (task.stop, task.chat_template, len(task.examples)) == (("\n",), "auto", 1)
+    assert [name for name in LATER_FIELDS if f"`{name}`" not in text] == []
 
 
 def test_the_rooms_on_the_map_are_there() -> None:

@@ -127,6 +127,35 @@ def tasks() -> None:
 
 
 @app.command()
+def validate(
+    task: Annotated[str, typer.Argument(help="Bundled task or a .yaml file.")],
+    data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
+    model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
+    column: Columns = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Show a task's first prompt, its parts and the full cache's score, without a search."""
+    _quiet()
+    from tuner.inputs.check import check
+    from tuner.inputs.data import parse_columns
+    from tuner.settings import Settings
+
+    settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit)
+    inputs = check(settings)
+    from tuner.inputs.models import load_model, max_tokens
+    from tuner.inputs.splits import encode_and_split
+    from tuner.judging import validation
+
+    loaded, tokenizer = load_model(model, device, dtype)
+    parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
+    counts = f"{len(parts.search)} search, {len(parts.select)} select, {len(parts.report)} report samples"
+    typer.echo(f"Parts     {counts}{remark or ' (none cut, none left out)'}")
+    typer.echo(str(validation.validate(inputs.task, parts, loaded, tokenizer)))
+
+
+@app.command()
 def suggest(
     tokens: Annotated[int, typer.Option(help="Length of the input in tokens.")],
     run: Annotated[Path | None, typer.Option(help="Run folder or a2sf_config.json; default: the latest run.")] = None,

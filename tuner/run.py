@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -136,7 +135,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     )
     identity = {
         "model": model_identity(model),
-        "task": f"{task.name} {hashlib.sha256(task.model_dump_json().encode()).hexdigest()[:12]}",
+        "task": f"{task.name} {task.digest()[:12]}",
         "data": content_hash(samples)[:12],
         "search space": dimensions.digest(),
         "seed": str(settings.seed),
@@ -210,7 +209,7 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
 def _choose(job: _Job, found: _Found) -> _Chosen:
     """Choose on the select split, and how many samples are to judge the choice."""
     settings = job.settings
-    grader = Grader(job.task.metric, job.model, job.tokenizer, job.task.max_new_tokens)
+    grader = Grader(job.task.metric, job.model, job.tokenizer, job.task.max_new_tokens, job.task.stop)
     select = job.engine("select", job.parts.select)
     contest = Contest(select, grader, settings.max_degradation, settings.seed)
     choice = choose(contest, found.space, found.records)

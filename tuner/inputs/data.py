@@ -31,7 +31,7 @@ def load_samples(
 
     `columns` says which column holds a field, as in {"answer": "summary"}; `limit` reads the first rows
     only; `split` is that of a Hub data set. A row without an id gets one made of its content, which stays
-    when rows move.
+    when rows move. An answer may be a list of texts, each of them right, except in CSV.
 
     Raises:
         A2SFError: naming the file, line and column, what was expected and how to mend it.
@@ -74,7 +74,7 @@ def parse_columns(options: Iterable[str]) -> dict[str, str]:
 
 def content_hash(samples: Sequence[Sample]) -> str:
     """SHA-256 over the samples, whatever their order and the format of the file they came from."""
-    lines = sorted(json.dumps([s.id, s.context, s.question, s.answer]) for s in samples)
+    lines = sorted(json.dumps([s.id, s.context, s.question, s.answer, *s.other_answers]) for s in samples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -83,11 +83,12 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
     places: dict[str, str] = {}
     for place, row in rows:
         found = {field: _column(place, row, field, columns) for field in FIELDS}
-        context, question, answer = (_text(place, row, found[field], field) for field in FIELDS[:3])
+        context, question = (_text(place, row, found[field], field) for field in FIELDS[:2])
+        answer, *others = _answers(place, row, found["answer"])
         own_id = row.get(found["id"]) if found["id"] else None
         if own_id is None or own_id == "":
             # Rows that say the same word for word are told apart by a count.
-            digest = hashlib.sha256(json.dumps([context, question, answer]).encode()).hexdigest()[:12]
+            digest = hashlib.sha256(json.dumps([context, question, answer, *others]).encode()).hexdigest()[:12]
             name, copy = digest, 1
             while name in places:
                 copy += 1
@@ -101,7 +102,7 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
                 f"{place} has the id {name!r}, as has {places[name]}; make the ids differ or leave them out."
             )
         places[name] = place
-        samples.append(Sample(name, context, question, answer))
+        samples.append(Sample(name, context, question, answer, tuple(others)))
     return samples
 
 
@@ -125,6 +126,17 @@ def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str
     raise A2SFError(
         f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}, or rename the column."
     )
+
+
+def _answers(place: str, row: Mapping[str, Any], column: str | None) -> list[str]:
+    """The answer first, and others that are as right where the column holds a list."""
+    value = row[column] if column else ""
+    if not isinstance(value, list):
+        return [_text(place, row, column, "answer")]
+    if not value:
+        raise A2SFError(f"{place}: column {column!r} is an empty list; give at least one answer or remove the row.")
+    # Each is held to what a single one is, under a name that says which of them is meant.
+    return [_text(place, {f"{column}[{i}]": each}, f"{column}[{i}]", "answer") for i, each in enumerate(value)]
 
 
 def _text(place: str, row: Mapping[str, Any], column: str | None, field: str) -> str:

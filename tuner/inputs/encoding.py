@@ -9,6 +9,7 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample
+from tuner.inputs.prompting import Prompting
 from tuner.inputs.tasks import Task
 
 # A context that is cut to less than this says too little to judge a cache by.
@@ -17,9 +18,9 @@ MIN_CONTEXT = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as token ids. `answer_ids` end with eos if the tokenizer has one.
+    """One sample as token ids. `answer_ids` end with eos if the tokenizer has one and the task wants it.
 
-    `answer` is the reference as text; `context_key` is equal for equal contexts.
+    `answer` is the reference as text, `other_answers` are as right; `context_key` is equal for equal contexts.
     """
 
     id: str
@@ -28,6 +29,12 @@ class Encoded:
     answer: str
     truncated: bool
     context_key: str
+    other_answers: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All right answers, of which a metric on text takes the best; `answer_ids` are those of the first."""
+        return (self.answer, *self.other_answers)
 
 
 class EncodedList(list[Encoded]):
@@ -46,11 +53,11 @@ class EncodedList(list[Encoded]):
 def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: int) -> EncodedList:
     """Token ids of every sample that fits `max_tokens` with its answer, and with what may be generated.
 
-    A context that is too long loses its middle, as in LongBench: the ends of a text say most. Question and
-    answer are never cut; a sample that keeps too little context is left out.
+    A context that is too long loses its middle, as in LongBench: the ends of a text say most. Question, system message,
+    examples and answer are never cut; a sample that keeps too little context is left out.
 
     Raises:
-        A2SFError: if no sample fits.
+        A2SFError: if no sample fits, or the tokenizer's chat template fails.
     """
     encoder = _Encoder(tokenizer, task, max_tokens)
     encoded: list[Encoded] = []
@@ -78,6 +85,7 @@ def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: in
 class _Encoder:
     def __init__(self, tokenizer: Any, task: Task, max_tokens: int) -> None:
         self.tokenizer, self.task, self.max_tokens = tokenizer, task, max_tokens
+        self.prompting = Prompting(task, tokenizer)
         # Data sets ask several questions on one long text, one after the other: tokenise it once.
         self.last_context: tuple[str, list[int], list[tuple[int, int]] | None] = ("", [], [])
 
@@ -99,7 +107,8 @@ class _Encoder:
             # Tokens merge differently at the seams, so the whole can be a few longer than its parts.
             truncated, keep = True, keep - excess
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
-        return Encoded(sample.id, tuple(prompt_ids), tuple(answer_ids), sample.answer, truncated, key)
+        ids = tuple(prompt_ids), tuple(answer_ids)
+        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers)
 
     def needs(self, sample: Sample) -> tuple[int, int]:
         """Tokens to keep free after the prompt, and tokens of the prompt without its context."""
@@ -113,22 +122,22 @@ class _Encoder:
         first word of the answer, and some tokenizers close every text with eos. So the prompt is what both
         have in common from the start, and the answer is all the rest.
         """
-        prompt = self.task.render(context, sample.question)
-        space = "" if prompt[-1:].isspace() else " "
+        prompt = self.prompting.text(context, sample.question)
         alone = self._ids(prompt)
-        whole = self._ids(prompt + space + sample.answer)
+        whole = self._ids(prompt + self.prompting.space_after(prompt) + sample.answer)
         common = 0
         while common < min(len(alone), len(whole)) and alone[common] == whole[common]:
             common += 1
         answer = whole[common:]
         eos = self.tokenizer.eos_token_id
-        if eos is not None and answer[-1:] != [eos]:
-            answer = [*answer, eos]
+        if eos is not None:
+            answer = answer[:-1] if answer[-1:] == [eos] else answer
+            answer = [*answer, eos] if self.task.eos else answer
         return whole[:common], answer
 
     def _ids(self, text: str) -> list[int]:
         # verbose=False: the warning about the model's limit is not news here.
-        return self.tokenizer(text, verbose=False).input_ids
+        return self.tokenizer(text, add_special_tokens=not self.prompting.is_chat, verbose=False).input_ids
 
     def _context(self, context: str) -> tuple[str, list[int], list[tuple[int, int]] | None]:
         """The text, its ids, and where in it each token lies (None if the tokenizer is not a fast one)."""

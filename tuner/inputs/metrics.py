@@ -41,6 +41,12 @@ def f1(prediction: str, reference: str) -> float:
     return 2 * shared / (len(ours) + len(theirs))
 
 
+def contains(prediction: str, reference: str) -> float:
+    """1 if the reference stands in the prediction, as whole words; case, white space and outer punctuation aside."""
+    wanted = re.escape(_plain(reference))
+    return float(re.search(rf"(?<!\w){wanted}(?!\w)", " ".join(prediction.casefold().split())) is not None)
+
+
 def rouge_l(prediction: str, reference: str) -> float:
     """ROUGE-L (F-measure): the longest sequence of words that both have in the same order. No stemming."""
     return float(_rouge_scorer().score(reference, prediction)["rougeL"].fmeasure)
@@ -78,6 +84,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("token_accuracy", False, _from_teacher_forcing),
         Metric("exact_match", True, exact_match),
+        Metric("contains", True, contains),
         Metric("f1", True, f1),
         Metric("rouge_l", True, rouge_l),
     )

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import string
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from a2sf_core.errors import A2SFError
 from studies.samples import SampleSpec
-from tuner.inputs.metrics import METRICS
+from tuner.inputs.own_metric import find_metric
 
 SLOTS = ("context", "question")
+LATER_FIELDS = ("stop", "eos", "chat_template", "system", "answer_prefix", "examples")
+"""Fields that were not there at first: studies from before are resumed as long as a task does not use them."""
+
+
+class Example(BaseModel):
+    """A context, a question and the right answer, shown to the model before it is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context: str
+    question: str = ""
+    answer: str
 
 
 class Task(BaseModel):
     """One task. `prompt` has the slots {context} and {question}; the answer follows it after a space.
 
     `default_question` is asked where a sample has no question of its own, as in most summarisation data.
-    `samples` may be absent: such a task runs on the user's own data only.
+    `samples` may be absent: such a task runs on the user's own data only. Generated text ends before the first of
+    `stop`; without `eos` the end token does not count in the likelihood of an answer. `system`, `examples` and
+    `answer_prefix` are laid around the prompt; `chat_template` "auto" means the tokenizer's own, if it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +52,30 @@ class Task(BaseModel):
     metric: str
     max_new_tokens: Annotated[int, Field(ge=1, le=100_000)]
     samples: SampleSpec | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    eos: bool = True
+    chat_template: Literal["off", "auto"] = "off"
+    system: str = ""
+    answer_prefix: str = ""
+    examples: tuple[Example, ...] = ()
+
+    @field_validator("chat_template", mode="before")
+    @classmethod
+    def _off_is_a_word_here(cls, given: Any) -> Any:
+        return "off" if given is False else given  # YAML reads off as false
+
+    @model_validator(mode="after")
+    def _system_needs_a_chat(self) -> Task:
+        if self.system and self.chat_template == "off":
+            raise ValueError("system needs chat_template: auto; add it, or write the message into the prompt")
+        return self
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _a_list_of_texts(cls, stop: Any) -> Any:
+        if isinstance(stop, str):
+            raise ValueError(f"is {stop!r}; expected a list of texts, such as {json.dumps([stop])}")
+        return stop
 
     @field_validator("prompt")
     @classmethod
@@ -55,15 +95,16 @@ class Task(BaseModel):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, metric: str) -> str:
-        if metric not in METRICS:
-            near = difflib.get_close_matches(metric, METRICS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"is {metric!r}; {hint}expected one of {', '.join(METRICS)}")
-        return metric
+        return find_metric(metric).name
 
     def render(self, context: str, question: str) -> str:
         """The prompt as text."""
         return self.prompt.format(context=context, question=question or self.default_question)
+
+    def digest(self) -> str:
+        """SHA-256 of all that the task says; what it leaves to its default in LATER_FIELDS is not part of it."""
+        unset = {name for name in LATER_FIELDS if getattr(self, name) == Task.model_fields[name].default}
+        return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
 
 def bundled_tasks() -> list[str]:
@@ -188,12 +229,14 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"field {where!r} is missing; add it."
     if error["type"] == "extra_forbidden":
-        owner = SampleSpec if error["loc"][0] == "samples" else Task
+        inner: dict[str, type[BaseModel]] = {"samples": SampleSpec, "examples": Example}
+        owner = inner.get(str(error["loc"][0]), Task) if len(error["loc"]) > 1 else Task
         known = [*owner.model_fields, "include"] if owner is Task else list(owner.model_fields)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}."
         return f"there is no field {where!r}; {hint}"
     if error["type"] == "value_error":
-        return f"field {where!r} {error['ctx']['error']}."
+        said = f"{f'field {where!r}' if where else 'the field'} {error['ctx']['error']}"
+        return said if said.endswith("?") else f"{said}."
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"field {where!r} is {error['input']!r}: {message}."

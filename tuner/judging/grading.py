@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import StoppingCriteria
 
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.metrics import METRICS
+from tuner.inputs.own_metric import best_score, find_metric
 from tuner.measuring.engine import Engine
 
 
@@ -18,16 +20,17 @@ class Grader:
     """Callable `(engine, policy) -> [sample]` of float64, 0 to 1, higher is better; texts are generated once each.
 
     Args:
-        metric: a name in `tuner.inputs.metrics.METRICS`.
+        metric: a name in `tuner.inputs.metrics.METRICS`, or `module:function`.
         model, tokenizer: that write the texts.
         max_new_tokens: of a text.
+        stop: a text ends before the first of these.
     """
 
-    def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
-        self.metric = METRICS[metric]
+    def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = ()) -> None:
+        self.metric = find_metric(metric)
         self._model = model
         self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
         self._texts: dict[tuple[str, Policy], str] = {}
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
@@ -54,14 +57,15 @@ class Grader:
         return self._write(engine.samples, policy)
 
     def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
-        compute = METRICS[metric].compute
+        chosen = find_metric(metric)
         texts = self._write(samples, policy)
-        return np.array([compute(text, sample.answer) for text, sample in zip(texts, samples, strict=True)])
+        pairs = zip(texts, samples, strict=True)
+        return np.array([best_score(chosen, text, sample.references, sample.id) for text, sample in pairs])
 
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]
         if missing:
-            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens)
+            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens, self._stop)
             self._texts |= {(sample.id, policy): text for sample, text in zip(missing, texts, strict=True)}
         return [self._texts[sample.id, policy] for sample in samples]
 
@@ -73,9 +77,10 @@ def generate(
     samples: list[Encoded],
     policy: Policy,
     max_new_tokens: int,
+    stop: Sequence[str] = (),
     batch_size: int = 16,
 ) -> list[str]:
-    """Greedy answers of the attached model, in left-padded batches of similar length."""
+    """Greedy answers of the attached model up to the first of `stop`, in left-padded batches of similar length."""
     end = tokenizer.eos_token_id
     filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
     texts = [""] * len(samples)
@@ -96,7 +101,30 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=filler,
+                stopping_criteria=[Stopped(tokenizer, stop, width)] if stop else None,
             )
         for row, index in enumerate(rows):
-            texts[index] = tokenizer.decode(output[row, width:], skip_special_tokens=True).strip()
+            texts[index] = _cut(tokenizer.decode(output[row, width:], skip_special_tokens=True), stop).strip()
     return texts
+
+
+class Stopped(StoppingCriteria):
+    """True for every row whose new tokens, from `start` on, hold one of `stop`.
+
+    transformers' own `stop_strings` looks at the prompt too: after one that ends in a line break, the first line break
+    written would make a whole blank line.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        # With special tokens, so that one of them may be a stop; then nothing but padding follows in its row.
+        texts = self._tokenizer.batch_decode(input_ids[:, self._start :])
+        found = [any(each in text for each in self._stop) for text in texts]
+        return torch.tensor(found, device=input_ids.device)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    """`text` before the first of `stop`."""
+    return text[: min((text.find(each) for each in stop if each in text), default=len(text))]

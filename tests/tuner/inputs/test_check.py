@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,14 @@ def test_a_task_without_samples_asks_for_some(tmp_path: Path) -> None:
     path.write_text("title: T\nprompt: '{context} {question}'\nmetric: f1\nmax_new_tokens: 4\n")
     with pytest.raises(A2SFError, match=r"'mine' has no samples of its own; give some with --data"):
         check(Settings(str(path), 10))
+
+
+def test_a_metric_of_the_users_own_is_tried_before_anything_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metric_tried_early.py").write_text("def twice(prediction, reference):\n    return 2\n")
+    (tmp_path / "mine.yaml").write_text("include: chat.yaml\nmetric: metric_tried_early:twice\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(A2SFError, match=r"metric_tried_early:twice gives 2 on sample 'chat-00000'; expected a number"):
+        check(Settings("mine.yaml", 10))

@@ -1,5 +1,6 @@
 """Prompts that fit, answers that begin where the model would begin, parts that do not depend on the file's order."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,15 @@ def test_an_eos_that_the_tokenizer_adds_is_not_in_the_prompt_and_not_twice_in_th
     ours = encode([sample(words(20))], closing, task(), 500)[0]
     assert ours == encode([sample(words(20))], tokenizer, task(), 500)[0]
     assert ours.answer_ids.count(2) == 1
+    without = encode([sample(words(20))], closing, task().model_copy(update={"eos": False}), 500)[0]
+    assert without.answer_ids == ours.answer_ids[:-1]
+
+
+def test_likelihood_and_prompt_take_the_first_answer_and_texts_are_held_to_all(tokenizer: Any) -> None:
+    one = sample(words(20), answer="On Monday.")
+    made = encode([replace(one, other_answers=("Monday.",))], tokenizer, task(), 500)[0]
+    assert made.references == ("On Monday.", "Monday.")
+    assert replace(made, other_answers=()) == encode([one], tokenizer, task(), 500)[0]
 
 
 def test_without_eos_the_answer_just_ends() -> None:
@@ -55,6 +65,14 @@ def test_without_eos_the_answer_just_ends() -> None:
     tokenizer.eos_token = None
     made = encode([sample(words(20))], tokenizer, task(), 500)[0]
     assert tokenizer.decode(made.answer_ids) == "It is on Monday."
+
+
+def test_a_task_may_leave_eos_out_of_the_answer(tokenizer: Any) -> None:
+    plain, without = task(), task().model_copy(update={"eos": False})
+    closed = encode([sample(words(20))], tokenizer, plain, 500)[0]
+    made = encode([sample(words(20))], tokenizer, without, 500)[0]
+    assert closed.answer_ids == (*made.answer_ids, tokenizer.eos_token_id)
+    assert made.prompt_ids == closed.prompt_ids
 
 
 def test_braces_in_samples_are_text(tokenizer: Any) -> None:

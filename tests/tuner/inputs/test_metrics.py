@@ -2,7 +2,7 @@
 
 import pytest
 
-from tuner.inputs.metrics import METRICS, exact_match, f1, rouge_l
+from tuner.inputs.metrics import METRICS, contains, exact_match, f1, rouge_l
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,21 @@ def test_f1_is_the_overlap_of_words(prediction: str, reference: str, expected: f
     assert f1(prediction, reference) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("It costs 12  Euros, I think.", "12 euros.", 1.0),
+        ("12 euros", "12 euros", 1.0),
+        ("It costs 112 euros.", "12 euros", 0.0),
+        ("(12 euros)", "12 euros", 1.0),
+        ("It is free.", "12 euros", 0.0),
+        ("a.b", "a+b", 0.0),
+    ],
+)
+def test_contains_finds_the_reference_as_whole_words(prediction: str, reference: str, expected: float) -> None:
+    assert contains(prediction, reference) == expected
+
+
 def test_rouge_l_follows_the_longest_common_order() -> None:
     # Common in order: "a c"; precision 2/3, recall 2/3.
     assert rouge_l("a b c", "a c b") == pytest.approx(2 / 3)
@@ -53,7 +68,7 @@ def test_rouge_l_counts_words_of_any_script() -> None:
 
 def test_token_accuracy_needs_no_text_and_refuses_it() -> None:
     assert not METRICS["token_accuracy"].needs_generation
-    assert all(METRICS[name].needs_generation for name in ("exact_match", "f1", "rouge_l"))
+    assert all(METRICS[name].needs_generation for name in ("exact_match", "contains", "f1", "rouge_l"))
     with pytest.raises(TypeError, match="teacher forcing"):
         METRICS["token_accuracy"].compute("a", "a")
 

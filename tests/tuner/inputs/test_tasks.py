@@ -73,6 +73,17 @@ def test_braces_in_a_context_are_only_text() -> None:
     assert "{x} {question}" in load_task("chat").render("{x} {question}", "What?")
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"), [("chat", "5f1d9e3221e7"), ("knowledge", "a59e5e4d64e4"), ("summarisation", "99128a8abad9")]
+)
+def test_studies_from_before_a_field_was_there_know_their_task(name: str, digest: str) -> None:
+    """The digests are those of the version before `stop`, in every study's identity."""
+    task = load_task(name)
+    assert task.digest()[:12] == digest
+    for field, value in {"stop": ("Q",), "eos": False, "chat_template": "auto", "answer_prefix": "It"}.items():
+        assert task.model_copy(update={field: value}).digest()[:12] != digest
+
+
 def test_a_user_task_is_one_file_named_after_it(file: Path) -> None:
     assert load_task(str(file)).name == "mine"
 
@@ -207,6 +218,22 @@ def test_missing_file_and_folder(file: Path) -> None:
         ("{question}", "{question", "field 'prompt' has unbalanced braces"),
         ("tokens: 8", "tokens: 0", "field 'max_new_tokens' is 0: input should be greater than or equal to 1"),
         ("tokens: 8", "tokens: many", "field 'max_new_tokens' is 'many': input should be a valid integer"),
+        ("metric: f1", "metric: f1\nstop: Q", "field 'stop' is 'Q'; expected a list of texts, such as [\"Q\"]."),
+        ("metric: f1", "metric: f1\nstop: ['']", "field 'stop.0' is '': string should have at least 1 character"),
+        (
+            "metric: f1",
+            "metric: f1\nchat_template: atuo",
+            "field 'chat_template' is 'atuo': input should be 'off' or 'auto'",
+        ),
+        ("metric: f1", "metric: f1\nsystem: Hi", "the field system needs chat_template: auto; add it, or write"),
+        ("metric: f1", "metric: f1\nsystem: Hi\nchat_template: off", "the field system needs chat_template: auto"),
+        ("metric: f1", "metric: f1\nexamples: [{context: a}]", "field 'examples.0.answer' is missing; add it."),
+        (
+            "metric: f1",
+            "metric: f1\nexamples: [{context: a, anwser: b, answer: b}]",
+            "there is no field 'examples.0.anwser'; did you mean 'answer'?",
+        ),
+        ("metric: f1", "metric: f1\neos: maybe", "field 'eos' is 'maybe': input should be a valid boolean"),
         ("scene: chat", "scene: chats", "field 'samples.scene' is 'chats', expected one of"),
         ("seed: mine", "seed: reference-model-1", "which the reference model was trained on"),
         ("[32, 64]", "[64, 32]", "field 'samples.tokens' is [64, 32], expected the shorter length first"),

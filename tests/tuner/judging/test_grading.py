@@ -14,7 +14,7 @@ from a2sf_core.switch import attach
 from studies.samples import Sample
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.tasks import load_task
-from tuner.judging.grading import Grader, generate
+from tuner.judging.grading import Grader, Stopped, generate
 from tuner.measuring.engine import Engine
 
 FULL, HALF = Policy.full(2), Policy.h2o(2, 0.5)
@@ -55,6 +55,44 @@ def test_a_text_is_graded_against_its_own_reference(loaded: tuple[Any, Any], enc
     assert grader.on(engine, FULL, np.array([3, 0])).tolist() == [1, 0]
     assert grader.texts(engine, FULL) == texts
     assert grader.resolution(engine) == 100
+
+
+def test_texts_end_before_the_first_stop_and_nothing_more_is_generated(
+    loaded: tuple[Any, Any], encoded: list[Encoded]
+) -> None:
+    model, tokenizer = loaded
+    whole = generate(model, tokenizer, encoded, FULL, 30)
+    stop = (whole[0][3:5], whole[1][6:7], "never written")
+    expected = [text[: min([len(text), *(text.find(each) for each in stop if each in text)])].strip() for text in whole]
+    assert expected != whole
+    steps: list[int] = []
+    hook = model.register_forward_pre_hook(lambda *_: steps.append(1))
+    assert generate(model, tokenizer, encoded, FULL, 30, stop, batch_size=3) == expected
+    hook.remove()
+    assert len(steps) < 2 * 30, "two batches of 30 tokens each, had they gone on to the end"
+    assert Grader("exact_match", model, tokenizer, 30, stop).texts(Engine(model, encoded), FULL) == expected
+
+
+def test_a_special_token_may_be_a_stop(tokenizer: Any) -> None:
+    word, end = tokenizer("lamp", add_special_tokens=False).input_ids[0], tokenizer.eos_token_id
+    rows = torch.tensor([[end, word, end], [end, word, word]])
+    assert Stopped(tokenizer, (tokenizer.eos_token,), start=1)(rows, None).tolist() == [True, False]
+
+
+def test_a_stop_that_begins_in_the_prompt_is_none(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
+    model, tokenizer = loaded
+    (whole,) = generate(model, tokenizer, encoded[:1], FULL, 12)
+    prompt_end = tokenizer.decode(encoded[0].prompt_ids)[-1]
+    assert generate(model, tokenizer, encoded[:1], FULL, 12, (prompt_end + whole[:1],)) == [whole]
+
+
+def test_the_best_of_several_references_counts(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:
+    texts = generate(*loaded, encoded, FULL, 6)
+    others = [
+        replace(sample, answer="wrong", other_answers=("wrong too", text) if place % 2 else ("wrong too",))
+        for place, (sample, text) in enumerate(zip(encoded, texts, strict=True))
+    ]
+    assert Grader("exact_match", *loaded, 6)(Engine(loaded[0], others), FULL).tolist() == [0, 1, 0, 1, 0]
 
 
 def test_token_accuracy_is_the_engines(loaded: tuple[Any, Any], encoded: list[Encoded]) -> None:

@@ -1,0 +1,88 @@
+"""A task before anything is searched: the first prompt, the three parts, and how well the full cache does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.policy import Policy
+from tuner.inputs.encoding import Encoded
+from tuner.inputs.splits import Parts
+from tuner.inputs.tasks import Task
+from tuner.judging.grading import Grader, generate
+from tuner.judging.intervals import CONFIDENCE, paired_interval
+from tuner.measuring.engine import Engine
+
+SAMPLES = 32
+"""Scored, of the search and select parts: the report samples stay unseen."""
+NEAR_ZERO = 0.05
+SHOWN = 600
+"""Characters of the prompt at either end."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """`prompt` as the model sees it, `answer` as it is counted, `written` by the full cache; of one sample.
+
+    `scores`: the full cache's, float64 `[sample]`, 0 to 1.
+    """
+
+    prompt: str
+    answer: str
+    written: str
+    scores: np.ndarray
+
+    def interval(self) -> tuple[float, float]:
+        """Of the mean score, 95 %: by bootstrap, or exact (Clopper-Pearson) where all samples score the same."""
+        if np.ptp(self.scores) > 0:
+            found = paired_interval(self.scores, seed=0)
+            return found.low, found.high
+        n, hits, tail = len(self.scores), float(self.scores.sum()), (1 - CONFIDENCE) / 2
+        low = stats.beta.ppf(tail, hits, n - hits + 1) if hits > 0 else 0.0
+        high = stats.beta.ppf(1 - tail, hits + 1, n - hits) if hits < n else 1.0
+        return float(low), float(high)
+
+    def warning(self) -> str:
+        """One sentence where a search would be in vain or shows little; empty otherwise."""
+        mean, n = float(self.scores.mean()), len(self.scores)
+        if mean < NEAR_ZERO:
+            return f"The full cache scores {mean:.1%}: the prompt may not suit the model, or the metric the answers."
+        if np.ptp(self.scores) == 0:
+            return f"All {n} samples score {mean:.1%}: the metric has little room here; harder samples would show more."
+        return ""
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        said = [
+            f"Prompt    {_middle_cut(self.prompt)!r}",
+            f"Answer    {self.answer!r}",
+            f"Written   {self.written!r}",
+            f"Score     {self.scores.mean():.1%} [{low:.1%}, {high:.1%}] full cache, {len(self.scores)} samples",
+        ]
+        return "\n".join([*said, self.warning()] if self.warning() else said)
+
+
+def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> Validation:
+    """Read and score up to `SAMPLES` samples with the full cache.
+
+    Raises:
+        A2SFError: if the model gives NaN, or a metric of the user's own fails.
+    """
+    some: Sequence[Encoded] = (*parts.search, *parts.select)[:SAMPLES]
+    first = some[0]
+    engine = Engine(model, some)
+    full = Policy.full(engine.n_layers)
+    if not engine.evaluate(full).finite():
+        raise A2SFError("The model gives NaN or infinity with the full cache; try another --dtype.")
+    scores = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)(engine, full)
+    written = generate(model, tokenizer, [first], full, task.max_new_tokens, task.stop)[0]
+    return Validation(tokenizer.decode(first.prompt_ids), tokenizer.decode(first.answer_ids), written, scores)
+
+
+def _middle_cut(text: str) -> str:
+    return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} [...] {text[-SHOWN:]}"

@@ -107,7 +107,9 @@ def _compare(known: dict[int, str], run: Path) -> tuple[dict[int, str], list[str
     findings = [f"trial {n} was lost or changed" for n, told in known.items() if now.get(n) != told]
     for what, keys in {
         "number": [trial.number for trial in trials],
-        "parameter set": [repr(sorted(trial.params.items())) for trial in trials],
+        "parameter set": [
+            repr(sorted(trial.params.items())) for trial in trials if trial.params
+        ],  # baselines may lack any
         "baseline": [trial.user_attrs["label"] for trial in trials if "label" in trial.user_attrs],
     }.items():
         findings += [f"{what} {key} was finished {n} times" for key, n in Counter(keys).items() if n > 1]

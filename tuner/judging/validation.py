@@ -75,7 +75,7 @@ def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> V
     """
     some: Sequence[Encoded] = (*parts.search, *parts.select)[:SAMPLES]
     first = some[0]
-    engine = Engine(model, some)
+    engine = Engine(model, some, bank=())  # nothing is dropped, so nothing need be ranked
     full = Policy.full(engine.n_layers)
     if not engine.evaluate(full).finite():
         raise A2SFError("The model gives NaN or infinity with the full cache; try another --dtype.")

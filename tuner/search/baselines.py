@@ -18,7 +18,7 @@ from tuner.search.records import FirstTrial, Params, Value
 
 BASELINE_BUDGETS = (0.1, 0.25, 0.5)
 PYRAMID = 20
-"""How many times its share the mean layer gets more than the last one, PyramidKV's beta (arXiv 2406.02069)."""
+"""The last layer gets the mean share over this: PyramidKV's beta (arXiv 2406.02069)."""
 
 
 def uniform(budget: float, n_layers: int) -> list[float]:

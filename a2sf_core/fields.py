@@ -7,6 +7,12 @@ from typing import Any, TypeGuard
 from a2sf_core.errors import A2SFError
 
 
+def did_you_mean(given: Any, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about a name that is not `known`: the nearest one, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
+
+
 def check_keys(data: Any, known: Iterable[str], required: Iterable[str], where: str) -> Mapping[str, Any]:
     """Return `data` if it is a mapping with only `known` keys and all `required` ones.
 
@@ -18,8 +24,7 @@ def check_keys(data: Any, known: Iterable[str], required: Iterable[str], where: 
     names = list(known)
     for key in data:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known fields are {', '.join(sorted(names))}."
+            hint = did_you_mean(key, names, f"known fields are {', '.join(sorted(names))}.")
             raise A2SFError(f"{where} has an unknown field {key!r}; {hint}")
     for key in required:
         if key not in data:

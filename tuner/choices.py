@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.fields import did_you_mean
 
 REFERENCE = "reference"
 """The model that comes with the project."""
@@ -23,8 +23,7 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 def check_choice(option: str, given: str, known: Sequence[str]) -> None:
     """Raise A2SFError, with the nearest name, if `given` is not one of `known`."""
     if given not in known:
-        near = difflib.get_close_matches(given, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}."
+        hint = did_you_mean(given, known, f"expected one of {', '.join(known)}.")
         raise A2SFError(f"{option} is {given!r}; {hint}")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.fields import did_you_mean
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
@@ -36,8 +36,7 @@ def read_rule(data: Any, where: str) -> ScoreRule:
         raise A2SFError(f'{where} must be a JSON object such as {{"name": "decay", "half_life": 16}}, not {data!r}.')
     name = data.get("name")
     if not isinstance(name, str) or name not in RULES:
-        near = difflib.get_close_matches(str(name), RULES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the rules are {', '.join(RULES)}."
+        hint = did_you_mean(name, RULES, f"the rules are {', '.join(RULES)}.")
         raise A2SFError(f"{where} is {name!r}; {hint}")
     given = {
         key: read_rule(value, f"{where}.{key}") if isinstance(value, Mapping) else value

@@ -12,6 +12,7 @@ from transformers import StoppingCriteria
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
+from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import best_score, find_metric
 from tuner.measuring.engine import Engine
 
@@ -36,11 +37,11 @@ class Grader:
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
         if not self.metric.needs_generation:
             return engine.evaluate(policy).accuracy
-        return self.by_text(engine, policy, self.metric.name)
+        return self._compute(engine.samples, policy, self.metric)
 
     def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
         """The score of the samples `rows` alone, in that order; for metrics on generated text."""
-        return self._compute([engine.samples[row] for row in rows], policy, self.metric.name)
+        return self._compute([engine.samples[row] for row in rows], policy, self.metric)
 
     def resolution(self, engine: Engine) -> float:
         """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
@@ -50,17 +51,16 @@ class Grader:
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
         """A generation metric whatever the task's own is, `[sample]`."""
-        return self._compute(engine.samples, policy, metric)
+        return self._compute(engine.samples, policy, METRICS[metric])
 
     def texts(self, engine: Engine, policy: Policy) -> list[str]:
         """What the model writes under `policy`, greedily, per sample."""
         return self._write(engine.samples, policy)
 
-    def _compute(self, samples: list[Encoded], policy: Policy, metric: str) -> np.ndarray:
-        chosen = find_metric(metric)
+    def _compute(self, samples: list[Encoded], policy: Policy, metric: Metric) -> np.ndarray:
         texts = self._write(samples, policy)
         pairs = zip(texts, samples, strict=True)
-        return np.array([best_score(chosen, text, sample.references, sample.id) for text, sample in pairs])
+        return np.array([best_score(metric, text, sample.references, sample.id) for text, sample in pairs])
 
     def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
         missing = [sample for sample in samples if (sample.id, policy) not in self._texts]

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import leftovers
-from tuner.search.storage import JOURNAL
+from tuner.search.storage import JOURNAL, cannot_write
 
 LOCK, HOLDER = ".run.lock", ".run.pid"
 
@@ -39,9 +39,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
             "--out ANOTHER_FOLDER."
         ) from None
     except OSError as error:
-        raise A2SFError(
-            f"cannot write the study to {folder} ({error.strerror}); choose a writable folder with --out."
-        ) from None
+        raise cannot_write(folder, error) from None
     try:
         yield
     finally:

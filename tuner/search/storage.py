@@ -69,9 +69,7 @@ class Storage:
                 storage=storage, study_name=_NAME, directions=DIRECTIONS, load_if_exists=True
             )
         except OSError as error:
-            raise A2SFError(
-                f"cannot write the study to {run_dir} ({error.strerror}); choose a writable folder with --out."
-            ) from None
+            raise cannot_write(run_dir, error) from None
         except (KeyError, ValueError) as error:
             raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from error
         self._check_identity(run_dir, identity)
@@ -116,6 +114,11 @@ class Storage:
             looks = [*looks, look]
             self._study.set_user_attr("report_looks", looks)
         return len(looks)
+
+
+def cannot_write(folder: Path, error: OSError) -> A2SFError:
+    """The sentence for a run folder that cannot be made or written."""
+    return A2SFError(f"cannot write the study to {folder} ({error.strerror}); choose a writable folder with --out.")
 
 
 def read_front(run_dir: Path) -> list[TrialRecord]:

@@ -198,6 +198,7 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
         if done % SYNC_EVERY == 0:
             job.tracker.sync(job.study.records())
 
+    progress(min(len(job.study.records()), plan.trials), plan.trials)  # a resumed study may have nothing left to run
     try:
         job.study.run(engine, space, plan, on_trial)
     finally:

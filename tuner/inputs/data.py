@@ -106,7 +106,9 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
                 f"{place} has the id {name!r}, as has {places[name]}; make the ids differ or leave them out."
             )
         places[name] = place
-        facts = _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] is not None else []
+        facts = (
+            _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] is not None else []
+        )
         samples.append(Sample(name, context, question, answer, tuple(others), tuple(facts)))
     return samples
 
@@ -146,7 +148,10 @@ def _texts(place: str, row: Mapping[str, Any], column: str, field: str) -> list[
     if not isinstance(value, list):
         raise A2SFError(f"{place}: column {column!r} is {kind_of(value)}; expected a list of texts.")
     if not value:
-        raise A2SFError(f"{place}: column {column!r} is an empty list; give at least one {field.removesuffix('s')} or remove the row.")
+        raise A2SFError(
+            f"{place}: column {column!r} is an empty list; give at least one {field.removesuffix('s')} "
+            "or remove the row."
+        )
     return [_text(place, {f"{column}[{i}]": each}, f"{column}[{i}]", field) for i, each in enumerate(value)]
 
 

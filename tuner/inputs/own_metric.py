@@ -63,8 +63,8 @@ def text_score(metric: Metric, prediction: str, sample: Judged) -> float:
         return max(_score(metric, prediction, reference, sample.id) for reference in sample.references)
     if not sample.facts:
         raise A2SFError(
-            f"Sample {sample.id!r} has no facts for the metric {metric.name}; give it a column 'facts', a list of texts "
-            "that a right answer states, or take another metric."
+            f"Sample {sample.id!r} has no facts for the metric {metric.name}; give it a column 'facts', a list of "
+            "texts that a right answer states, or take another metric."
         )
     return sum(_score(metric, prediction, fact, sample.id) for fact in sample.facts) / len(sample.facts)
 

@@ -1,112 +1,113 @@
-"""From many trials to one answer: finalists are re-scored on samples that the search never saw, and one is chosen."""
+"""From many trials to a ladder: what search and select samples say proposes, and what report samples say decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.judging.contest import Candidate, Contest
+from tuner.judging.contest import Contest, Estimate, Proposal
 from tuner.judging.shape import Shape
 from tuner.search.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.search.objectives import MEMORY
 from tuner.search.records import TrialRecord, policy_from
 from tuner.search.space import Space
+from tuner.watch import Count, Progress, silent
 
-N_FINALISTS, N_BEYOND, N_SHAPES, N_RUNNERS_UP = 10, 3, 4, 3
+N_FINALISTS = 12
 FLATTER = {1.0: "", 0.5: ", half as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
-as well, and the select samples decide."""
-FIRST_CONFIDENCE = 0.99
-"""Of the first round of a choice, before it is known how many candidates there are and how alike they are."""
-RUNGS = (1.1, 1.25, 1.5, 2.0, 3.0)
-"""Sizes of the ladder, over that of its last rung."""
+as well."""
+RUNGS = (8.0, 4.0, 3.0, 2.0, 1.5, 1.25, 1.1, 1.0, 0.9, 0.8)
+"""Sizes of the ladder, over that of the proposal that it is built around."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Proposals from the safest, largest cache to the boldest; `around` is the one that the choice rests on.
+
+    Which of its rungs hold is for the report samples to say (`tuner.judging.proof`).
+    """
+
+    around: Estimate
+    rungs: list[Proposal]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on the select split, of the search and of the baselines (`known`): a ladder each.
+    """What was chosen, of the search and of the known methods. None where nothing seems to hold.
 
-    A ladder begins with a safer, larger cache and ends with the smallest that met the goal; it is empty if none did.
-    Which of its rungs hold is for the report split to say (`tuner.judging.proof`). `finalists` are all that the
-    search sent; `confidence` is what they were held to, being so many.
+    `finalists` are all that the search sent and that was not given up early.
     """
 
-    picked: list[Candidate]
-    known: list[Candidate]
-    finalists: list[Candidate]
-    confidence: float
+    picked: Ladder | None
+    known: Ladder | None
+    finalists: list[Estimate]
 
 
-def choose(contest: Contest, space: Space, records: Sequence[TrialRecord]) -> Choice:
-    """The smallest cache that meets the goal on the select split, among what the search found and among the baselines.
+def choose(contest: Contest, space: Space, records: Sequence[TrialRecord], progress: Progress = silent) -> Choice:
+    """A ladder around the smallest cache that promises to hold, among what the search found; one of baselines likewise.
 
-    Finalists are trials of the search's front, all but those that surely miss the goal, and some of them at other
-    budgets too: the shape that a trial found carries over. Baselines, among them the best single alpha, are bisected
-    over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
+    Nothing is proven here, so nothing is corrected for being the best of many: a proposal that was lucky fails on the
+    report samples, and a safer one has passed before it. Trials of the search's front are tried at their own budget,
+    and their shapes, steep and flatter, at others. Baselines, among them the best single alpha, are bisected in the
+    same way: a tuned policy should beat what an engineer could set by hand.
     """
-    hopeful = _not_beyond(records, contest.max_degradation)
-    first = replace(contest, confidence=FIRST_CONFIDENCE)
-    single = []
-    for record in hopeful:
-        label = f"trial {record.number}"
-        shape = Shape.of_point(label, space, record.params)
-        single.append(first.measure(label, policy_from(record), shape, float(record.params["budget"])))
-    shapes = [
-        Shape.of_point(f"trial {r.number}{remark} at", space, space.flattened(r.params, share))
-        for r in _spread(hopeful, N_SHAPES)
-        for share, remark in FLATTER.items()
+    known_shapes = [Shape.of_baseline(b, space.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
+    front = _spread(_front(records), N_FINALISTS)
+    singles = [
+        Proposal(f"trial {r.number}", policy_from(r), _shape(space, r), float(r.params["budget"])) for r in front
     ]
-    picked, finalists, confidence = _best(first, shapes, single)
-    known = [Shape.of_baseline(b, contest.engine.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
-    ladder, _, _ = _best(first, known, [])
-    return Choice(picked, ladder, finalists, confidence)
+    shapes = [_shape(space, r, share, remark) for r in front for share, remark in FLATTER.items()]
+    count = Count(progress, len(singles) + len(shapes) + len(known_shapes))
+    finalists = [estimate for proposal in count.each(singles) if (estimate := contest.look(proposal))]
+    picked = _ladder(contest, finalists, shapes, count)
+    known = _ladder(contest, [], known_shapes, count)
+    count.close()
+    return Choice(picked, known, finalists)
 
 
-def _best(
-    first: Contest, shapes: Sequence[Shape], others: list[Candidate]
-) -> tuple[list[Candidate], list[Candidate], float]:
-    """Two rounds: all shapes at a first confidence, then the best few at the one that is right for so many."""
-    rounds = [(shape, first.bisect(shape)) for shape in shapes]
-    tried = [*others, *(candidate for _, row in rounds for candidate in row)]
-    strict = first.held_to(tried)
-    winners = [(best.cache_fraction, shape) for shape, row in rounds if (best := first.winner(row))]
-    again = [strict.measure_again(candidate) for candidate in others]
-    for _, shape in sorted(winners, key=lambda winner: winner[0])[:N_RUNNERS_UP]:
-        again += strict.bisect(shape)
-    best = strict.winner(again)
-    return _ladder(strict, best, again) if best else [], tried, strict.confidence
+def _ladder(contest: Contest, singles: Sequence[Estimate], shapes: Sequence[Shape], count: Count) -> Ladder | None:
+    """Around the smallest that would be proven or, where the report samples can prove nothing, that seems to hold."""
+    around = _smallest(contest, singles, count.each(shapes), contest.would_hold)
+    around = around or _smallest(contest, singles, shapes, contest.seems_to_hold)
+    if around is None:
+        return None
+    best = around.proposal
+    like = [shape for shape in shapes if best.shape and shape.family == best.shape.family]
+    rungs = []
+    for size in RUNGS:
+        budget = round(best.budget * size, 4)
+        if size == 1.0:
+            rungs.append(best)
+        elif budget < 1:
+            # A shape that is the best at its own size may leave a head with next to nothing at any size.
+            rungs.append(min((Proposal.of(shape, budget) for shape in like), key=contest.disturbance))
+    return Ladder(around, rungs)
 
 
-def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
-    """`best` last, and before it larger and larger caches that meet the goal.
-
-    They are of its shape where that meets the goal with more memory too, which it need not; else of another.
-    """
-    rungs = [best]
-    for more in RUNGS:
-        wanted = more * best.cache_fraction
-        options = [c for c in others if c.cache_fraction >= wanted and c.meets(contest.max_degradation)]
-        budget = round(best.budget * more, 4)
-        if best.shape and budget < 1:
-            rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", best.shape, budget)
-            options = [rung] if rung and rung.meets(contest.max_degradation) else options
-        if options:
-            rungs.append(min(options, key=lambda candidate: candidate.cache_fraction))
-    return sorted({rung.policy: rung for rung in rungs}.values(), key=lambda rung: -rung.cache_fraction)
+def _smallest(
+    contest: Contest, singles: Sequence[Estimate], shapes: Iterable[Shape], is_good: Callable[[Estimate], bool]
+) -> Estimate | None:
+    """The smallest cache that `is_good`: of those measured already, and of `shapes` where they may beat it."""
+    best = min((e for e in singles if is_good(e)), key=lambda e: e.cache_fraction, default=None)
+    for shape in shapes:
+        found = contest.smallest(shape, is_good, best.cache_fraction if best else 1.0)
+        if found and (best is None or found.cache_fraction < best.cache_fraction):
+            best = found
+    return best
 
 
-def _not_beyond(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:
-    """Trials that no other beats in both quality and memory, from a few that the search puts beyond the goal upwards.
+def _shape(space: Space, record: TrialRecord, share: float = 1.0, remark: str = "") -> Shape:
+    params = record.params if share == 1.0 else space.flattened(record.params, share)
+    return Shape.of_point(f"trial {record.number}{remark}", space, params, family=f"trial {record.number}")
 
-    Upwards without end, because how much room an interval needs is for the select samples to show.
-    """
+
+def _front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that no other beats in both quality and memory, the smallest cache first."""
     front = [r for r in records if r.pareto and not r.is_baseline and r.metrics[MEMORY] < 1]
-    front.sort(key=lambda record: record.metrics[MEMORY])
-    meets = (i for i, r in enumerate(front) if r.metrics["accuracy_drop_points"] <= max_degradation)
-    first = max(0, next(meets, len(front)) - N_BEYOND)
-    return _spread(front[first:], N_FINALISTS)
+    return sorted(front, key=lambda record: record.metrics[MEMORY])
 
 
 def _spread(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:

@@ -14,6 +14,7 @@ from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import find_metric, text_score
+from tuner.inputs.power import resolution
 from tuner.measuring.engine import Engine, by_gathering
 from tuner.measuring.writing import Ends, Writer, end_tokens
 
@@ -51,11 +52,8 @@ class Grader:
         return ~self._writer(engine).same(policy)
 
     def resolution(self, engine: Engine) -> float:
-        """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
-        sizes = [1] if self.metric.needs_generation else [len(sample.answer_ids) for sample in engine.samples]
-        if self.metric.of_facts:
-            sizes = [len(sample.facts) for sample in engine.samples]
-        return 100.0 / float(np.mean(sizes))
+        """Points that a sample loses at least if it loses anything."""
+        return resolution(self.metric, engine.samples)
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
         """A metric on written text whatever the task's own is, `[sample]`."""

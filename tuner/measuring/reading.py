@@ -66,7 +66,7 @@ class Reader:
     def follow(
         self, batch: PromptBatch, keep: list[torch.Tensor], texts: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:
-        """Logits `[batch, token, vocab]` of `texts`, whatever they say: `[batch, token]`, with `valid` where a token is.
+        """Logits `[batch, token, vocab]` of any `texts` `[batch, token]`, with `valid` where there is a token.
 
         Inside `answering(model)`, like `answer`.
         """

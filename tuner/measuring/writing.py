@@ -34,9 +34,7 @@ class Ends:
 
     def over(self, text: Sequence[int]) -> bool:
         """True if nothing follows `text`."""
-        return (
-            len(text) >= self.most or text[-1] in self.tokens or (self.stopped is not None and self.stopped(text))
-        )
+        return len(text) >= self.most or text[-1] in self.tokens or (self.stopped is not None and self.stopped(text))
 
 
 class Writer:
@@ -143,4 +141,3 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     own = getattr(model.generation_config, "eos_token_id", None)
     given = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
     return frozenset(token for token in given if token is not None)
-

@@ -121,7 +121,9 @@ def test_a_metric_that_leaves_its_range_names_sample_and_value(compute: Callable
 
 
 def test_the_best_reference_counts() -> None:
-    assert text_score(METRICS["f1"], "cat dog", Sample("s", "", "", "bird", ("cat", "cat dog cow"))) == pytest.approx(4 / 5)
+    assert text_score(METRICS["f1"], "cat dog", Sample("s", "", "", "bird", ("cat", "cat dog cow"))) == pytest.approx(
+        4 / 5
+    )
     assert text_score(METRICS["exact_match"], "Monday", Sample("s", "", "", "Tuesday", ("Monday",))) == 1.0
 
 

@@ -97,8 +97,7 @@ class _Job:
 
     def contest(self, *engines: Engine) -> Contest:
         """What contenders are held to on the samples of `engines`."""
-        power = self.power
-        return Contest(engines, self.grader, power.goal, self.settings.seed, power.n_contexts)
+        return Contest(engines, self.grader, self.settings.max_degradation, self.settings.seed)
 
     def engine(self, name: str, part: Sequence[Encoded]) -> Engine:
         """An engine that has read `part`."""
@@ -217,11 +216,12 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
     """Choose on search and select samples together, and how many others are to judge the choice."""
     settings = job.settings
     select = job.engine("select", job.parts.select)
-    contest = job.contest(found.engine, select)
-    choice = choose(contest, found.space, found.records, job.watch.step("Choosing"))
+    seen, n_judges, progress = job.contest(found.engine, select), job.power.n_contexts, job.watch.step("Choosing")
+    choice = choose(seen, job.contest(select), n_judges, found.space, found.records, progress)
     report: Sequence[Encoded] = job.parts.report
     if settings.precision and choice.picked:
-        n = samples_for(choice.picked.around.paired.with_unseen(contest.resolution), settings.precision)
+        paired = seen.look(choice.picked.around.proposal.policy).paired.with_unseen(seen.resolution)
+        n = samples_for(paired, settings.precision)
         report = report_samples(n, report, job.task, settings, job.tokenizer, job.limit)
     return _Chosen(select, choice, report)
 

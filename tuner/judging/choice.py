@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.judging.contest import Contest, Estimate, Proposal
+from tuner.judging.contest import Contest, Proposal
+from tuner.judging.expectation import Expectation
 from tuner.judging.shape import Shape
 from tuner.search.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.search.objectives import MEMORY
-from tuner.search.records import TrialRecord, policy_from
+from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 from tuner.watch import Count, Progress, silent
 
+BUDGET_STEPS = tuple(round(0.02 * 1.08**step, 3) for step in range(51))
+"""Budgets of a bisection: 2 to 94 %, 8 % of each other apart."""
 N_FINALISTS = 12
-FLATTER = {1.0: "", 0.5: ", half as steep,"}
+LOOKED_AT = (0.1, 0.2, 0.35, 0.5, 0.7)
+"""Budgets of a known method that the expectation is fitted to, beside the finalists, which are small."""
+FLATTER = {1.0: "", 0.5: ", half as steep,", 0.25: ", a quarter as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
 as well."""
-RUNGS = (8.0, 4.0, 3.0, 2.0, 1.5, 1.25, 1.1, 1.0, 0.9, 0.8)
+RUNGS = (3.0, 2.0, 1.5, 1.25, 1.1, 1.0, 0.9, 0.8)
 """Sizes of the ladder, over that of the proposal that it is built around."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A proposal with the share of the cache that it keeps, and the points that it is expected to lose."""
+
+    proposal: Proposal
+    cache_fraction: float
+    lost: float
 
 
 @dataclass(frozen=True)
@@ -36,72 +50,112 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, of the search and of the known methods. None where nothing seems to hold.
+    """What was chosen, of the search and of the known methods: None where nothing is expected to hold.
 
-    `finalists` are all that the search sent and that was not given up early.
+    `finalists` are trials of the search's front; `expectation` is what all estimates rest on.
     """
 
     picked: Ladder | None
     known: Ladder | None
     finalists: list[Estimate]
+    expectation: Expectation
 
 
-def choose(contest: Contest, space: Space, records: Sequence[TrialRecord], progress: Progress = silent) -> Choice:
+def choose(
+    seen: Contest, select: Contest, n_judges: int, space: Space, records: Sequence[TrialRecord],
+    progress: Progress = silent,
+) -> Choice:  # fmt: skip
     """A ladder around the smallest cache that promises to hold, among what the search found; one of baselines likewise.
 
     Nothing is proven here, so nothing is corrected for being the best of many: a proposal that was lucky fails on the
-    report samples, and a safer one has passed before it. Trials of the search's front are tried at their own budget,
-    and their shapes, steep and flatter, at others. Baselines, among them the best single alpha, are bisected in the
-    same way: a tuned policy should beat what an engineer could set by hand.
+    report samples, and a safer one has passed before it. Shapes of trials on the search's front, as they are and
+    flatter, are bisected over budgets, and baselines, among them the best single alpha, in the same way: a tuned policy
+    should beat what an engineer could set by hand.
+
+    Args:
+        seen: on search and select samples together: how what is lost follows the KL.
+        select: on select samples alone, for which the search did not look: the KL of each proposal.
+        n_judges: contexts of the report split.
+        space, records: of the search.
+        progress: called with (pieces done, pieces in all).
     """
     known_shapes = [Shape.of_baseline(b, space.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
     front = _spread(_front(records), N_FINALISTS)
-    singles = [
-        Proposal(f"trial {r.number}", policy_from(r), _shape(space, r), float(r.params["budget"])) for r in front
+    shapes = [
+        Shape.of_point(f"trial {r.number}{remark}", space, space.flattened(r.params, share), f"trial {r.number}")
+        for r in front
+        for share, remark in FLATTER.items()
     ]
-    shapes = [_shape(space, r, share, remark) for r in front for share, remark in FLATTER.items()]
-    count = Count(progress, len(singles) + len(shapes) + len(known_shapes))
-    finalists = [estimate for proposal in count.each(singles) if (estimate := contest.look(proposal))]
-    picked = _ladder(contest, finalists, shapes, count)
-    known = _ladder(contest, [], known_shapes, count)
+    own = [Proposal.of(shape, shape.found_at) for shape in shapes if shape.found_at and shape.name == shape.family]
+    looked_at = [*own, *(Proposal.of(known_shapes[0], budget) for budget in LOOKED_AT)]
+    count = Count(progress, len(looked_at) + len(shapes) + len(known_shapes))
+    looks = [seen.look(proposal.policy) for proposal in count.each(looked_at)]
+    planner = Planner(select, Expectation.of(looks, seen.resolution), n_judges)
+    picked = planner.ladder(shapes, count)
+    known = planner.ladder(known_shapes, count)
     count.close()
-    return Choice(picked, known, finalists)
+    return Choice(picked, known, [planner.estimate(proposal) for proposal in own], planner.expectation)
 
 
-def _ladder(contest: Contest, singles: Sequence[Estimate], shapes: Sequence[Shape], count: Count) -> Ladder | None:
-    """Around the smallest that would be proven or, where the report samples can prove nothing, that seems to hold."""
-    around = _smallest(contest, singles, count.each(shapes), contest.would_hold)
-    around = around or _smallest(contest, singles, shapes, contest.seems_to_hold)
-    if around is None:
-        return None
-    best = around.proposal
-    like = [shape for shape in shapes if best.shape and shape.family == best.shape.family]
-    rungs = []
-    for size in RUNGS:
-        budget = round(best.budget * size, 4)
-        if size == 1.0:
-            rungs.append(best)
-        elif budget < 1:
-            # A shape that is the best at its own size may leave a head with next to nothing at any size.
-            rungs.append(min((Proposal.of(shape, budget) for shape in like), key=contest.disturbance))
-    return Ladder(around, rungs)
+@dataclass(frozen=True)
+class Planner:
+    """Looks for what `n_judges` report contexts would prove, by the KL on the select samples."""
 
+    select: Contest
+    expectation: Expectation
+    n_judges: int
 
-def _smallest(
-    contest: Contest, singles: Sequence[Estimate], shapes: Iterable[Shape], is_good: Callable[[Estimate], bool]
-) -> Estimate | None:
-    """The smallest cache that `is_good`: of those measured already, and of `shapes` where they may beat it."""
-    best = min((e for e in singles if is_good(e)), key=lambda e: e.cache_fraction, default=None)
-    for shape in shapes:
-        found = contest.smallest(shape, is_good, best.cache_fraction if best else 1.0)
-        if found and (best is None or found.cache_fraction < best.cache_fraction):
-            best = found
-    return best
+    def estimate(self, proposal: Proposal) -> Estimate:
+        """What is expected of `proposal`."""
+        lost = self.expectation.lost(self.select.kl(proposal.policy))
+        return Estimate(proposal, self.select.cache_fraction(proposal.policy), lost)
 
+    def ladder(self, shapes: Sequence[Shape], count: Count) -> Ladder | None:
+        """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
+        around = None
+        for shape in count.each(shapes):
+            around = self._smallest(shape, around, proven=True) or around
+        if around is None:
+            for shape in shapes:
+                around = self._smallest(shape, around, proven=False) or around
+        if around is None:
+            return None
+        like = [shape for shape in shapes if shape.family == around.proposal.family]
+        return Ladder(around, self._rungs(around.proposal, like))
 
-def _shape(space: Space, record: TrialRecord, share: float = 1.0, remark: str = "") -> Shape:
-    params = record.params if share == 1.0 else space.flattened(record.params, share)
-    return Shape.of_point(f"trial {record.number}{remark}", space, params, family=f"trial {record.number}")
+    def _smallest(self, shape: Shape, best: Estimate | None, proven: bool) -> Estimate | None:
+        """`shape` at the smallest budget that is good enough, if that is a smaller cache than `best`: a bisection."""
+        steps = [step for step in BUDGET_STEPS if best is None or step < best.cache_fraction]
+        low, high, found = -1, len(steps), None
+        middle = high - 1  # the largest first: if that fails, the shape has nothing to offer
+        while low < middle < high:
+            proposal = Proposal.of(shape, steps[middle])
+            if self._is_good(proposal, proven):
+                found, high = proposal, middle
+            elif found is None:
+                return None
+            else:
+                low = middle
+            middle = (low + high) // 2
+        estimate = self.estimate(found) if found else None
+        return estimate if estimate and (best is None or estimate.cache_fraction < best.cache_fraction) else None
+
+    def _is_good(self, proposal: Proposal, proven: bool) -> bool:
+        kl = self.select.kl(proposal.policy)
+        expected = self.expectation.low(kl, self.n_judges) if proven else -self.expectation.lost(kl)
+        return expected >= -self.select.max_degradation
+
+    def _rungs(self, best: Proposal, like: Sequence[Shape]) -> list[Proposal]:
+        rungs = []
+        for size in RUNGS:
+            budget = round(best.budget * size, 4)
+            if size == 1.0:
+                rungs.append(best)
+            elif budget < 1:
+                # A shape that is the best at its own size may leave a head with next to nothing at any size.
+                options = [Proposal.of(shape, budget) for shape in like]
+                rungs.append(min(options, key=lambda proposal: self.select.kl(proposal.policy)))
+        return rungs
 
 
 def _front(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -98,15 +98,6 @@ def paired_interval(
     return Interval(paired.mean, min(low, paired.mean), high)
 
 
-def foreseen_low(seen: Paired, n: int, resolution: float) -> float:
-    """About the lower end of the interval that `n` contexts like those `seen` will have: for planning."""
-    loss = seen.with_unseen(resolution)
-    unseen, share = float(loss.sums[-1] / loss.counts[-1]), 1 / (n + 1)
-    mean = (1 - share) * seen.mean + share * unseen
-    variance = (1 - share) * (seen.spread**2 + (seen.mean - mean) ** 2) + share * (unseen - mean) ** 2
-    return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1))
-
-
 def half_width(paired: Paired, n: int) -> float:
     """About how far the 95 % interval of `n` contexts like these will reach to each side."""
     return ERRORS_EACH_SIDE * paired.spread / math.sqrt(n)

@@ -146,7 +146,7 @@ def prove(contest: Contest, search: Contest, choice: Choice, power: Power, watch
     tuned, tried = climb(contest, choice.picked, watch.step("Proving"))
     known, _ = climb(contest, choice.known, watch.step("Proving known methods"))
     if tuned is None and not tried and choice.finalists:
-        nearest = max(choice.finalists, key=lambda estimate: estimate.paired.mean)
+        nearest = min(choice.finalists, key=lambda estimate: estimate.lost)
         tried = [contest.judge(nearest.proposal)]
     closest = None if tuned else max(tried, key=lambda c: c.difference.mean, default=None)
     full = Proposal("full cache", Policy.full(contest.engines[0].n_layers))

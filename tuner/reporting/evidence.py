@@ -67,11 +67,11 @@ class CandidateFigures:
 
 @dataclass(frozen=True)
 class HowChosen:
-    """Among how many, and what the samples of the search, and those of search and select, promised in points."""
+    """Among how many, and what the search samples promised and the choice expected, in points."""
 
     candidates: int
     search_difference_points: float
-    chosen_difference_points: float | None
+    expected_difference_points: float | None
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def gather(
         ),
         best_baseline=CandidateFigures.of(outcome.baseline) if outcome.baseline else None,
         choice=HowChosen(
-            len(choice.finalists), outcome.on_search, choice.picked.around.paired.mean if choice.picked else None,
+            len(choice.finalists), outcome.on_search, -choice.picked.around.lost if choice.picked else None,
         ),
         precision=Precision(width, finer, samples_for(found.paired, finer)),
         samples=samples,

@@ -32,7 +32,7 @@ def write(
         folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")
     )
     finalists = [
-        {"label": e.proposal.label, "cache_fraction": e.cache_fraction, "difference_points": e.paired.mean}
+        {"label": e.proposal.label, "cache_fraction": e.cache_fraction, "expected_difference_points": -e.lost}
         for e in outcome.choice.finalists
     ]
     whole = {**evidence.to_dict(), "finalists": finalists, "alpha_model": alpha.model.to_dict()}

@@ -150,6 +150,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
         "task": f"{task.name} {task.digest()[:12]}",
         "data": content_hash(samples)[:12],
         "search space": dimensions.digest(),
+        "search signal": QUALITY,
         "seed": str(settings.seed),
     }
     warm = read_warm_start(settings.warm_start, identity)

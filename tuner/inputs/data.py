@@ -106,9 +106,7 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
                 f"{place} has the id {name!r}, as has {places[name]}; make the ids differ or leave them out."
             )
         places[name] = place
-        facts = (
-            _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] is not None else []
-        )
+        facts = _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] else []
         samples.append(Sample(name, context, question, answer, tuple(others), tuple(facts)))
     return samples
 

@@ -21,10 +21,10 @@ from tuner.measuring.losses import FullAnswers
 
 
 class Reader:
-    """A model in eval mode, the samples that it reads, and the rules that rank their tokens."""
+    """A model in eval mode, the samples that it reads, and the rules that rank their tokens: `bank`."""
 
     def __init__(self, model: Any, samples: Sequence[Encoded], bank: Sequence[ScoreRule]) -> None:
-        self._model, self._samples, self._bank = model, samples, bank
+        self._model, self._samples, self.bank = model, samples, bank
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
 
@@ -39,7 +39,7 @@ class Reader:
         # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
         for row, sample in enumerate(chosen):
             ids = torch.tensor([sample.prompt_ids], device=device)
-            prompt = read_prompt(self._model, ids, None, self._bank)
+            prompt = read_prompt(self._model, ids, None, self.bank)
             builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)
@@ -51,7 +51,7 @@ class Reader:
         )
         with answering(self._model):
             logits = self.answer(
-                batch, keep_masks(batch, Policy.full(self._n_layers), self._bank)
+                batch, keep_masks(batch, Policy.full(self._n_layers), self.bank)
             )  # [batch, token, vocab]
         return replace(batch, full=FullAnswers.of(logits[answer_valid]))
 

@@ -66,7 +66,7 @@ def test_what_is_recommended(
 
 
 def test_what_is_promising_says_what_would_decide() -> None:
-    """20 samples of whole answers prove 14.3 points; 4 are allowed, which takes 109, of which half would be further ones that judge."""
+    """20 samples of whole answers prove 14.3 points; 4 are allowed."""
     power = Power(20, 20, 4.0, 100.0, report_share=0.5)
     lossless = Candidate("trial 9", FULL, 0.072, Interval(0.0, -14.29, 0.0), differences=np.zeros(20))
     verdict = decide(Contender(lossless, False), None, None, WHOLE, power)

@@ -51,6 +51,8 @@ Precision = Annotated[
     float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
 ]
 
+Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
+
 
 @app.callback(invoke_without_command=True)
 def tune(
@@ -80,6 +82,9 @@ def tune(
     warm_start: WarmStart = None,
     patience: Patience = None,
     precision: Precision = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")
+    ] = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
@@ -94,7 +99,13 @@ def tune(
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision,
     )  # fmt: skip
-    _tune(settings)
+    if check:
+        from tuner.inputs.check import check as read
+        from tuner.judging.forecast import preview
+
+        typer.echo(preview(settings, read(settings)))
+    else:
+        _tune(settings)
 
 
 def _tune(settings: Settings) -> None:
@@ -132,6 +143,7 @@ def validate(
     data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
     model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
     column: Columns = None,
+    max_degradation: MaxDegradation = 2.0,
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -142,16 +154,17 @@ def validate(
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
-    settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit)
+    settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
+                        max_degradation=max_degradation)  # fmt: skip
     inputs = check(settings)
     from tuner.inputs.models import load_model, max_tokens
-    from tuner.inputs.splits import encode_and_split
+    from tuner.inputs.splits import encode_and_split, power_of
     from tuner.judging import validation
 
     loaded, tokenizer = load_model(model, device, dtype)
     parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
-    counts = f"{len(parts.search)} search, {len(parts.select)} select, {len(parts.report)} report samples"
-    typer.echo(f"Parts     {counts}{remark or ' (none cut, none left out)'}")
+    typer.echo(f"Parts     {parts}{remark or ' (none cut, none left out)'}")
+    typer.echo(f"Power     {power_of(parts, inputs.task, max_degradation)}")
     typer.echo(str(validation.validate(inputs.task, parts, loaded, tokenizer)))
 
 

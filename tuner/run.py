@@ -14,9 +14,9 @@ from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import parse_bytes
 from tuner.inputs.check import Inputs, check
-from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.models import load_model, max_tokens, model_identity
+from tuner.inputs.identity import inputs_identity
+from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.power import Power
 from tuner.inputs.splits import Parts, encode_and_split, power_of, report_samples
 from tuner.inputs.tasks import Task
@@ -145,22 +145,15 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     dimensions = Dimensions(
         settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers, rules=settings.rules
     )
-    identity = {
-        "model": model_identity(model),
-        "task": f"{task.name} {task.digest()[:12]}",
-        "data": content_hash(samples)[:12],
-        "search space": dimensions.digest(),
-        "search signal": QUALITY,
-        "seed": str(settings.seed),
-    }
+    identity = inputs_identity(model, tokenizer, task, samples)
+    identity |= {"search space": dimensions.digest(), "search signal": QUALITY, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
     memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
     study = Study(folder, identity, settings.seed)
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
-    watch.say(f"{task.title}: {settings.model}, {len(parts.search)} search, {len(parts.select)} select, "
-              f"{len(parts.report)} report samples{remark}")  # fmt: skip
+    watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
     job = _Job(
         settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, tracker, memory,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,17 @@ def find_metric(name: str) -> Metric:
         hint = f"did you mean '{module}:{near[0]}'?" if near else "define it there"
         raise A2SFError(f"is {name!r}, but {found.__file__ or module} has no function {function!r}; {hint}")
     return Metric(name, True, compute)
+
+
+def source_digest(name: str) -> str:
+    """SHA-256 of the file in which a metric of the user's own is written; empty for one of ours.
+
+    With another text it is another metric, whose scores must not be mixed with those of an earlier study.
+    """
+    if name in METRICS:
+        return ""
+    file = sys.modules[name.partition(":")[0]].__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 class Judged(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
@@ -30,6 +32,14 @@ class Prompting:
                 "prompt instead."
             )
         self._gap = self._gap_in_chat() if self.is_chat else None
+
+    @property
+    def template(self) -> str:
+        """Whose chat template is used, and the first digits of its SHA-256; empty for none."""
+        if not self.is_chat:
+            return ""
+        digest = hashlib.sha256(str(self._tokenizer.chat_template).encode()).hexdigest()
+        return f"{Path(str(self._tokenizer.name_or_path)).name or 'tokenizer'} {digest[:12]}"
 
     def text(self, context: str, question: str) -> str:
         """The whole prompt, to the end of the answer's prefix.

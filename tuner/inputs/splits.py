@@ -36,6 +36,10 @@ class Parts(Generic[Item]):
     report: tuple[Item, ...]
     shared_contexts: int
 
+    def __str__(self) -> str:
+        """How many samples each has."""
+        return f"{len(self.search)} search, {len(self.select)} select, {len(self.report)} report samples"
+
 
 def split(
     items: Sequence[Item],

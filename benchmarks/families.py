@@ -13,7 +13,7 @@ import argparse
 from rich.table import Table
 
 from benchmarks.lab import TASKS, Lab, console, profiled, report, tune
-from tuner.judging.proof import lowest_that_holds
+from tuner.judging.proof import climb
 from tuner.search.space import Space
 
 LEVELS = {"uniform": ("uniform", False), "per layer": ("groups", False), "per head": ("groups", True)}
@@ -33,11 +33,11 @@ def main() -> None:
         search, select, unseen = lab.engine(0, 128), lab.engine(128, 512), lab.engine(640, 512)
         for level, (family, per_head) in LEVELS.items():
             space, _ = profiled(Space(family, per_head, search.n_layers), search)
-            choice = tune(lab, search, select, space, options.goal, 0, options.trials)
-            contest = lab.contest(unseen, options.goal)
-            best = lowest_that_holds(contest, choice.picked)
-            by_hand = lowest_that_holds(contest, choice.known)
-            kept[level] = best.cache_fraction if best and best.meets(options.goal) else 1.0
+            choice = tune(lab, search, select, 512, space, options.goal, 0, options.trials)
+            contest = lab.contest(options.goal, unseen)
+            (tuned, _), (known, _) = climb(contest, choice.picked), climb(contest, choice.known)
+            best, by_hand = tuned and tuned.best, known and known.best
+            kept[level] = best.cache_fraction if tuned and best and tuned.proven else 1.0
             cells.append(f"{kept[level]:.1%}\n{best.difference if best else ''}")
             hand = f"{by_hand.label}\n{by_hand.cache_fraction:.1%} {by_hand.difference}" if by_hand else ""
         ratios = kept["per layer"] / kept["uniform"], kept["per head"] / kept["per layer"]

@@ -12,7 +12,6 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from a2sf_core import Policy
 from studies.samples import bundled_samples
 from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded, encode
@@ -63,10 +62,10 @@ class Lab:
         """An engine on these samples."""
         return Engine(self.model, self.samples(first, count), bank=BANK)
 
-    def contest(self, engine: Engine, goal: float) -> Contest:
-        """Token accuracy on ``engine``'s samples."""
+    def contest(self, goal: float, *engines: Engine) -> Contest:
+        """Token accuracy on the samples of ``engines``."""
         grader = Grader("token_accuracy", self.model, self.tokenizer, 1)
-        return Contest(engine, grader, goal, seed=0)
+        return Contest(engines, grader, goal, seed=0)
 
 
 def profiled(space: Space, engine: Engine, n_blocks: int = PROFILE_BLOCKS) -> tuple[Space, int]:
@@ -85,22 +84,23 @@ def run_study(engine: Engine, space: Space, plan: Plan, seed: int) -> list[Trial
         return study.records()
 
 
-def tune(lab: Lab, search: Engine, select: Engine, space: Space, goal: float, seed: int, trials: int) -> Choice:
-    """A whole study up to its choice."""
+def tune(
+    lab: Lab, search: Engine, select: Engine, n_judges: int, space: Space, goal: float, seed: int, trials: int
+) -> Choice:
+    """A whole study up to its choice, for ``n_judges`` report samples."""
     records = run_study(search, space, Plan(trials), seed)
-    return choose(lab.contest(select, goal), space, records)
+    return choose(lab.contest(goal, search, select), n_judges, space, records)
 
 
 def cold_points(engine: Engine, space: Space, sampler: str, seed: int, trials: int) -> list[Point]:
-    """(cache fraction, increase of the NLL) of trials without baselines, seeds or racing, in their order."""
+    """(cache fraction, KL) of trials without baselines, seeds or racing, in their order."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=make_sampler(sampler, seed, 0))
-    full = engine.evaluate(Policy.full(engine.n_layers))
     points = []
     for _ in range(trials):
         trial = study.ask()
         losses = engine.evaluate(space.policy(ask(trial, space)))
-        points.append((float(losses.cache_fraction.mean()), float((losses.nll - full.nll).mean())))
+        points.append((float(losses.cache_fraction.mean()), float(losses.kl.mean())))
         study.tell(trial, points[-1][::-1])
     return points
 

@@ -211,7 +211,7 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
     settings = job.settings
     select = job.engine("select", job.parts.select)
     seen, n_judges, progress = job.contest(found.engine, select), job.power.n_contexts, job.watch.step("Choosing")
-    choice = choose(seen, job.contest(select), n_judges, found.space, found.records, progress)
+    choice = choose(seen, n_judges, found.space, found.records, progress)
     report: Sequence[Encoded] = job.parts.report
     if settings.precision and choice.picked:
         paired = seen.look(choice.picked.around.proposal.policy).paired.with_unseen(seen.resolution)

@@ -24,7 +24,7 @@ LOOKED_AT = (0.1, 0.2, 0.35, 0.5, 0.7)
 FLATTER = {1.0: "", 0.5: ", half as steep,", 0.25: ", a quarter as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
 as well."""
-RUNGS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.4, 2.0)
+RUNGS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 """What the rungs of a ladder are expected to lose, over what the proposal loses that it is built around."""
 
 
@@ -62,7 +62,7 @@ class Choice:
 
 
 def choose(
-    seen: Contest, select: Contest, n_judges: int, space: Space, records: Sequence[TrialRecord],
+    seen: Contest, n_judges: int, space: Space, records: Sequence[TrialRecord],
     progress: Progress = silent,
 ) -> Choice:  # fmt: skip
     """A ladder around the smallest cache that promises to hold, among what the search found; one of baselines likewise.
@@ -73,8 +73,8 @@ def choose(
     should beat what an engineer could set by hand.
 
     Args:
-        seen: on search and select samples together: how what is lost follows the KL.
-        select: on select samples alone, for which the search did not look: the KL of each proposal.
+        seen: on search and select samples together. The search has looked for what suits the former, so what is
+            expected is a little optimistic; but few select samples alone guide worse, and the report decides.
         n_judges: contexts of the report split.
         space, records: of the search.
         progress: called with (pieces done, pieces in all).
@@ -90,7 +90,7 @@ def choose(
     looked_at = [*own, *(Proposal.of(known_shapes[0], budget) for budget in LOOKED_AT)]
     count = Count(progress, len(looked_at) + len(shapes) + len(known_shapes))
     looks = [seen.look(proposal.policy) for proposal in count.each(looked_at)]
-    planner = Planner(select, Expectation.of(looks, seen.resolution), n_judges)
+    planner = Planner(seen, Expectation.of(looks, seen.resolution), n_judges)
     picked = planner.ladder(shapes, count)
     known = planner.ladder(known_shapes, count)
     count.close()
@@ -99,20 +99,20 @@ def choose(
 
 @dataclass(frozen=True)
 class Planner:
-    """Looks for what `n_judges` report contexts would prove, by the KL on the select samples."""
+    """Looks for what `n_judges` report contexts would prove, by the KL on the samples `seen`."""
 
-    select: Contest
+    seen: Contest
     expectation: Expectation
     n_judges: int
 
     def estimate(self, proposal: Proposal) -> Estimate:
         """What is expected of `proposal`."""
-        lost = self.expectation.lost(self.select.kl(proposal.policy))
-        return Estimate(proposal, self.select.cache_fraction(proposal.policy), lost)
+        lost = self.expectation.lost(self.seen.kl(proposal.policy))
+        return Estimate(proposal, self.seen.cache_fraction(proposal.policy), lost)
 
     def ladder(self, shapes: Sequence[Shape], count: Count) -> Ladder | None:
         """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
-        goal = self.select.max_degradation
+        goal = self.seen.max_degradation
         around = self._best(count.each(shapes), lambda kl: self.expectation.low(kl, self.n_judges) >= -goal)
         around = around or self._best(shapes, lambda kl: self.expectation.lost(kl) <= goal)
         if around is None:
@@ -143,7 +143,7 @@ class Planner:
         middle = high - 1  # the largest first: if that fails, the shape has nothing to offer
         while low < middle < high:
             proposal = Proposal.of(shape, steps[middle])
-            if is_good(self.select.kl(proposal.policy)):
+            if is_good(self.seen.kl(proposal.policy)):
                 found, high = proposal, middle
             elif found is None:
                 return None

@@ -50,6 +50,10 @@ Patience = Annotated[int | None, typer.Option(help="Stop early when so many tria
 Precision = Annotated[
     float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
 ]
+Mlflow = Annotated[
+    str | None,
+    typer.Option(help="Tracking server or database; default: MLFLOW_TRACKING_URI, or a database in the run folder."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -80,6 +84,7 @@ def tune(
     warm_start: WarmStart = None,
     patience: Patience = None,
     precision: Precision = None,
+    mlflow: Mlflow = None,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
@@ -92,7 +97,7 @@ def tune(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
-        memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision,
+        memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
     )  # fmt: skip
     _tune(settings)
 

@@ -144,7 +144,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
     study = Study(folder, identity, settings.seed)
-    tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
+    names = {"task": task.name, "model": settings.model}
+    tracker = Tracker(folder, f"a2sf {task.name}", folder.name, names, settings.mlflow, watch.say)
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
     watch.say(f"{task.title}: {settings.model}, {len(parts.search)} search, {len(parts.select)} select, "
               f"{len(parts.report)} report samples{remark}")  # fmt: skip

@@ -55,3 +55,15 @@ def test_a_precision_asks_for_as_many_report_samples_as_it_takes(finished: Finis
     rough = tune(replace(finished.settings, precision=10_000.0, out=tmp_path / "rough"))
     assert rough.evidence.samples.report == 2
     assert rough.outcome.on_report.n_samples == 2
+
+
+def test_without_the_tracking_server_it_was_given_a_run_ends_well(finished: Finished, tmp_path: Path) -> None:
+    watch = Recorded()
+    nobody = "http://127.0.0.1:9"
+    result = tune(replace(finished.settings, out=tmp_path / "run", mlflow=nobody), watch=watch)
+    assert (result.link, result.serve_command, result.evidence.mlflow_run_id) == ("", "", "")
+    assert result.config.is_file()
+    told = [sentence for sentence in watch.said if nobody in sentence]
+    assert len(told) == 2, told
+    assert "The run goes on" in told[0]
+    assert "lacks this result; the same command brings it up to date" in told[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes
+from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.own_metric import best_score, find_metric
@@ -47,6 +47,7 @@ def check(settings: Settings) -> Inputs:
         check_choice("--rule", rule, RULES)
     if settings.memory is not None:
         parse_bytes(settings.memory)
+    tracking_address(settings.mlflow)
     for folder in settings.warm_start:
         if not folder.is_dir():
             raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")

@@ -127,8 +127,11 @@ def show(console: Console, result: Result) -> None:
         f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats per token"
     )
     console.print(f"alpha: {said}")
-    console.print(f"MLflow    {result.serve_command}", soft_wrap=True)
-    console.print(f"          then open {result.link}", soft_wrap=True)
+    if result.serve_command:
+        console.print(f"MLflow    {result.serve_command}", soft_wrap=True)
+        console.print(f"          then open {result.link}", soft_wrap=True)
+    elif result.link:
+        console.print(f"MLflow    {result.link}", soft_wrap=True)
     console.print(f"Picture   {result.folder / 'pareto.png'}", soft_wrap=True)
     console.print(f"Policy    {result.config}", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES
+from tuner.printing import one_line, printable
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -157,7 +159,7 @@ def validate(
     parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
     counts = f"{len(parts.search)} search, {len(parts.select)} select, {len(parts.report)} report samples"
     typer.echo(f"Parts     {counts}{remark or ' (none cut, none left out)'}")
-    typer.echo(str(validation.validate(inputs.task, parts, loaded, tokenizer)))
+    typer.echo(printable(str(validation.validate(inputs.task, parts, loaded, tokenizer))))
 
 
 @app.command()
@@ -168,7 +170,7 @@ def suggest(
     """Suggest alpha for an input of a given length, from a finished run."""
     from tuner.alpha.advice import suggest_alpha
 
-    typer.echo(suggest_alpha(tokens, run))
+    typer.echo(printable(suggest_alpha(tokens, run)))
 
 
 def _quiet() -> None:
@@ -182,10 +184,13 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point: bad input is one sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no run is lost to a terminal that knows only ASCII
     try:
         app()
     except A2SFError as error:
-        typer.echo(f"a2sf-tune: {error}", err=True)
+        typer.echo(f"a2sf-tune: {one_line(str(error))}", err=True)
         sys.exit(2)
 
 

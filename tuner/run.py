@@ -184,9 +184,10 @@ def _search(job: _Job) -> _Found:
 def _profile(job: _Job, engine: Engine, progress: Progress) -> Profile:
     """The profile of this folder, of an earlier study of the same model and data, or a new one."""
     path = job.folder / PROFILE_FILE
-    if path.is_file():
-        return Profile.load(path)
-    profile = job.warm.profile or measure_profile(engine, PROFILE_BLOCKS, progress)
+    known = Profile.load(path) if path.exists() else job.warm.profile
+    if known is not None:
+        known.check_shape(engine.n_layers, engine.n_kv_heads, path)
+    profile = known or measure_profile(engine, PROFILE_BLOCKS, progress)
     profile.save(path)
     return profile
 

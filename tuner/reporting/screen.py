@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
+from tuner.printing import printable
 from tuner.reporting.result import Result
 from tuner.watch import Progress, Watch
 
@@ -19,7 +22,14 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def screen() -> Console:
     """Where a run is shown. Titles, labels and paths are the user's own words, so that nothing in them is markup."""
-    return Console(markup=False, emoji=False, highlight=False)
+    return _Screen(markup=False, emoji=False, highlight=False)
+
+
+class _Screen(Console):
+    """Writes out what would be a command to the terminal, in lines and in the cells of tables."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def at_work(place: Place) -> Iterator[None]:
                 f"MLflow needs {error.name} for {place.shown}: pip install 'psycopg[binary]' for PostgreSQL, or the "
                 "driver that the address names."
             ) from error
-        except (OSError, MlflowException, DBAPIError) as error:
+        except (OSError, UnicodeDecodeError, sqlite3.Error, MlflowException, DBAPIError) as error:
             _explain(error, place)
             raise
 
@@ -126,7 +126,7 @@ def _explain(error: Exception, place: Place) -> None:
             f"Another program holds the tracking database {database}: "
             "close it (a second run, a database browser) and run the same command again."
         ) from error
-    if "not a database" in text or "image is malformed" in text:
+    if isinstance(error, UnicodeDecodeError) or "not a database" in text or "malformed" in text:
         mend = "delete it and run the same command again; it is rebuilt from the study."
         raise A2SFError(
             f"The tracking database {database} is damaged: {mend if place.embedded else 'give another one.'}"

@@ -26,7 +26,7 @@ from a2sf_core.foreign import check_regular, parse_json, read_text
     ],
 )
 def test_json_that_is_a_trap(text: str, words: str) -> None:
-    with pytest.raises(A2SFError, match="f.json") as caught:
+    with pytest.raises(A2SFError, match=r"f\.json") as caught:
         parse_json(text, "f.json", "mend it.")
     assert words in str(caught.value)
     assert str(caught.value).endswith("mend it.")
@@ -54,7 +54,7 @@ def test_only_a_file_that_ends_is_read(tmp_path: Path) -> None:
         assert words in str(caught.value)
     with pytest.raises(FileNotFoundError):
         check_regular(tmp_path / "none", "the file")
-    with pytest.raises(A2SFError, match="cannot read the file .*none"):
+    with pytest.raises(A2SFError, match=r"cannot read the file .*none"):
         read_text(tmp_path / "none", "the file", "give one.")
 
 

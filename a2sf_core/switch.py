@@ -17,6 +17,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.layers.base import PruningLayer, take_waiting_layer
 from a2sf_core.policy import Policy
 from a2sf_core.shape import n_kv_heads
+from a2sf_core.trial import try_once
 
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -50,6 +51,13 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
         )
     policy.check_heads(n_kv_heads(text))
 
+    try_once(model, lambda: _attached(Policy.full(n_layers), model))
+    with _attached(policy, model):
+        yield model
+
+
+@contextmanager
+def _attached(policy: Policy, model: Any) -> Iterator[None]:
     def give_cache(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -59,10 +67,28 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
     name = cache_argument(model)
     hook = model.register_forward_pre_hook(give_cache, with_kwargs=True)
     try:
-        with switched(model):
-            yield model
+        with switched(model), _caching(model):
+            yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _caching(model: Any) -> Iterator[None]:
+    """Settings of the model that would leave no cache, or one of static shape, do not count inside.
+
+    Training leaves `use_cache: false` behind, and some models ship with a static cache.
+    """
+    settings = getattr(model, "generation_config", None)
+    wanted = {} if settings is None else {"use_cache": True, "cache_implementation": None, "cache_config": None}
+    before = {name: getattr(settings, name) for name in wanted if hasattr(settings, name)}
+    try:
+        for name in before:
+            setattr(settings, name, wanted[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import parse_bytes
@@ -127,6 +128,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    with attach(Policy.full(model.config.get_text_config().num_hidden_layers), model):
+        pass  # tries what cannot be served, before anything is written
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)

@@ -93,8 +93,8 @@ def test_soft_capping_and_dropout_are_refused() -> None:
             num_key_value_heads=1, head_dim=8,
         )
     ).eval()  # fmt: skip
-    with attach(Policy.full(2), gemma), pytest.raises(A2SFError, match="logit soft-capping"):
-        gemma(models.prompt(1, 5) % 50)
+    with pytest.raises(A2SFError, match="logit soft-capping"), attach(Policy.full(2), gemma):
+        pytest.fail("attached")
     llama = models.build("llama").train()
     llama.config.attention_dropout = 0.1
     for layer in llama.model.layers:

@@ -20,6 +20,8 @@ from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
 SCHEMA_VERSION = 2
+ADDED_TOKENS = 1024
+"""A vocabulary may grow by added tokens and by padding; which tokens a cache keeps does not hang on it."""
 MAX_BYTES = 16 * MEGABYTE
 """A policy of a hundred layers with a budget per head has 100 kB, its evidence 10."""
 
@@ -149,6 +151,8 @@ class A2SFConfig:
         differs = [
             f"{name} is {here[name]!r}, not {self.model[name]!r}" for name in SHAPE if here[name] != self.model[name]
         ]
+        if len(differs) == 1 and 0 < abs(here["vocab_size"] - self.model["vocab_size"]) <= ADDED_TOKENS:
+            differs = []
         if differs:
             raise A2SFError(
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +32,14 @@ def fingerprint(model_or_config: Any) -> dict[str, Any]:
         "head_dim": text.hidden_size // heads if head_dim is None else head_dim,
         "hidden_size": text.hidden_size,
         "vocab_size": text.vocab_size,
-        "name": getattr(outer, "_name_or_path", None) or None,
+        "name": _public(getattr(outer, "_name_or_path", None)),
         "revision": getattr(outer, "_commit_hash", None),
     }
+
+
+def _public(name: str | None) -> str | None:
+    """A folder's last name: where it lies is nobody's business who reads an exported file."""
+    return (os.path.basename(name.rstrip("/\\")) if os.path.isabs(name) else name) if name else None
 
 
 def check_fingerprint(data: Any) -> Mapping[str, Any]:

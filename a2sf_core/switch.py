@@ -105,6 +105,10 @@ def switched(model: Any) -> Iterator[None]:
 def check_model(model: Any) -> None:
     """Raise A2SFError, with the reason, if A2SF cannot serve this model or it is attached already."""
     config = getattr(model, "config", None)
+    if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        raise A2SFError(
+            "attach needs the model inside this PeftModel: give model.get_base_model(), which has the adapter."
+        )
     if config is None or not isinstance(model, transformers.PreTrainedModel):
         raise A2SFError(f"attach needs a transformers model, not {type(model).__name__}.")
     kind = type(model).__name__

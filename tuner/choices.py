@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import did_you_mean
@@ -36,10 +37,15 @@ def parse_bytes(text: str) -> int:
     Raises:
         A2SFError: naming --memory.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2]])) < 1:
         raise A2SFError(f"--memory is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
     return size
+
+
+def name_of(source: str) -> str:
+    """A file's or folder's last name, for files that are given away; a name on the Hub as it is."""
+    return PurePath(source).name or source if source.startswith(("/", "~", ".")) or "\\" in source else source
 
 
 def tracking_address(given: str | None) -> str | None:

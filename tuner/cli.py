@@ -189,6 +189,16 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # no run is lost to a terminal that knows only ASCII
     try:
         app()
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except MemoryError:
+        typer.echo("a2sf-tune: there is not enough memory; free some, or give --memory or a smaller model.", err=True)
+        sys.exit(2)
+    except OSError as error:  # a name too long, too many open files
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"a2sf-tune: cannot use{one_line(where)} ({error.strerror or one_line(str(error))}).", err=True)
+        sys.exit(2)
     except A2SFError as error:
         typer.echo(f"a2sf-tune: {one_line(str(error))}", err=True)
         sys.exit(2)

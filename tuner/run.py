@@ -13,7 +13,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
-from tuner.choices import parse_bytes
+from tuner.choices import name_of, parse_bytes
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
@@ -241,7 +241,10 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     """Write the policy, its evidence and the pictures, and put them into MLflow."""
     settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
     counts = SampleCounts(len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks)
-    identity = job.identity | {"model_name": settings.model, "data_source": settings.data or "bundled"}
+    identity = job.identity | {
+        "model_name": name_of(settings.model),
+        "data_source": name_of(settings.data or "bundled"),
+    }
     evidence = gather(outcome, found.records, counts, identity, job.tracker.parent_run_id)
     config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]

@@ -78,6 +78,19 @@ def test_encoder_decoders_and_other_things_are_refused() -> None:
         pass
 
 
+def test_an_adapter_around_a_model_is_told_what_to_give() -> None:
+    class PeftModel(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.peft_config: dict[str, Any] = {}
+
+        def get_base_model(self) -> Any:
+            return models.build("llama")
+
+    with pytest.raises(A2SFError, match=r"give model\.get_base_model\(\)"), attach(Policy.full(3), PeftModel()):
+        pass
+
+
 def test_attention_without_layer_idx_is_refused() -> None:
     model = models.build("llama")
     del model.model.layers[1].self_attn.layer_idx

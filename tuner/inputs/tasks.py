@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import MEGABYTE, check_regular, shortened
 from studies.samples import SampleSpec
 from tuner.inputs.own_metric import find_metric
 
@@ -145,10 +146,11 @@ def _read_task(path: Path) -> Task:
 
 def _read_mapping(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping, laid over that of the file it includes."""
+    text = _read_text(path)  # first, since only what can be read can be resolved
     if path.resolve() in including:
         chain = " -> ".join(each.name for each in (*including, path))
         raise A2SFError(f"{path}: the includes form a circle ({chain}); remove one of them.")
-    fields = _parse(path, _read_text(path))
+    fields = _parse(path, text)
     include = fields.pop("include", None)
     if include is None:
         return fields
@@ -173,6 +175,8 @@ def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if not path.is_dir():
+            check_regular(path, "the task file", MEGABYTE)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
@@ -188,7 +192,15 @@ def _read_text(path: Path) -> str:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """yaml.safe_load, but a key written twice is an error instead of silently the later value."""
+    """yaml.safe_load, but a key written twice is an error instead of silently the later value, and so is an alias: ten
+    lines of them say a billion values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"the alias *{event.anchor} is not read here; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, int] = {}
@@ -212,7 +224,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         start = f" ({error.context} that begins on line {error.context_mark.line + 1})" if error.context_mark else ""
         raise A2SFError(f"{path}:{line} {error.problem}{start}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise A2SFError(f"{path} is not valid YAML: {error}.") from error
+        raise A2SFError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(fields, dict):
         raise A2SFError(f"{path} must hold 'field: value' lines such as 'title: My task', not {_kind(fields)}.")
     return fields
@@ -239,4 +251,4 @@ def _sentence(error: ErrorDetails) -> str:
         said = f"{f'field {where!r}' if where else 'the field'} {error['ctx']['error']}"
         return said if said.endswith("?") else f"{said}."
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"field {where!r} is {error['input']!r}: {message}."
+    return f"field {where!r} is {shortened(error['input'])}: {message}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ def sentence_or_nothing(name: str, work: Callable[[], Any]) -> str:
         assert said.strip().endswith((".", "?")), f"{name}: no sentence: {said[-200:]!r}"
         return said
     except Exception as error:
-        raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{name[:200]}: {type(error).__name__}: {str(error)[:300]}") from error
     return ""
 
 
@@ -50,10 +51,11 @@ def command(name: str, *arguments: str) -> tuple[int, str, str]:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except Exception as error:
-        raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{name[:200]}: {type(error).__name__}: {str(error)[:300]}") from error
     finally:
         sys.argv = before
-    return code, out.getvalue(), err.getvalue()
+    # transformers was told before it was imported here whether to draw bars, so that they may be among our lines.
+    return code, out.getvalue(), re.sub(r"\r[^\n]*\n", "", err.getvalue())
 
 
 def refused_or_done(name: str, *arguments: str) -> bool:

@@ -4,10 +4,10 @@
     python benchmarks/kills.py --kills 20 --seed 1
 
 Real model, database and processes; few, short samples, so that start-up, trials and report take similar time. A moment
-is a stage of the run, drawn at random, and a random delay after it is reached. Half of the kills fall into the first five
-seconds, three in each of several fresh folders: there the study and MLflow's database are made. The others fall into one
-folder. Each attempt asks for some trials more
-than the last, so that there is always something left to interrupt. Exit code 1 if anything was found.
+is a stage of the run, drawn at random, and a random delay after it is reached. Half of the kills fall into the first
+five seconds, three in each of several fresh folders, where the study and MLflow's database are made; the others fall
+into one folder. Each attempt asks for some trials more than the last, so that there is always something left to
+interrupt. Exit code 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -181,10 +181,8 @@ def main() -> None:
             killed, found = kill_and_resume(Path(folder), drawn, options.seed * 1000 + number)
         kills += killed
         at_the_end += [f"folder {number}: {each}" for each in found]
-        print(
-            f"folder {number}: {len(killed)} kills, {len(found) + sum(len(k.findings) for k in killed)} findings",
-            flush=True,
-        )
+        n_found = len(found) + sum(len(kill.findings) for kill in killed)
+        print(f"folder {number}: {len(killed)} kills, {n_found} findings", flush=True)
     table = Table("#", "stage", "+ delay", "killed after", "finished trials", "found", title=f"seed {options.seed}")
     for number, kill in enumerate(kills, 1):
         found = "; ".join(kill.findings) or "nothing"
@@ -197,7 +195,8 @@ def main() -> None:
     n_early = sum(not kill.ended_before and kill.seconds < EARLY_SECONDS + 0.5 for kill in kills)
     n_found = sum(len(kill.findings) for kill in kills) + len(at_the_end)
     console.print(
-        f"{n_killed} of {len(kills)} were killed in time, {n_early} of them in the first five seconds; {n_found} findings"
+        f"{n_killed} of {len(kills)} were killed in time, {n_early} of them in the first five seconds; "
+        f"{n_found} findings"
     )
     sys.exit(1 if n_found else 0)
 

@@ -19,8 +19,8 @@ _NO_ROLLBACK = (
 
 
 # transformers gives the attention function no cache. `update` leaves its layer here, and the attention
-# function, called next in the same thread, takes it. No context variable: torch.compile cannot trace one. What it traces
-# of a thread's own values does not outlive a break in its graph, so that layers which break one go through `_eager`.
+# function, called next in the same thread, takes it. No context variable: torch.compile cannot trace one. What
+# it traces of a thread's own values does not outlive a break in its graph: layers that break one go through `_eager`.
 class _Waiting(threading.local):
     layer: PruningLayer | None = None
 

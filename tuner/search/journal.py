@@ -24,7 +24,8 @@ _MEND = "restore the file from a copy, or start anew with --out ANOTHER_FOLDER."
 class _Result(Schema):
     policy: str
     metrics: dict[Name, Finite] = Field(default_factory=dict)
-    sample_nll: Annotated[list[Finite], Field(max_length=_MOST)] = Field(default_factory=list)
+    sample_kl: Annotated[list[Finite], Field(max_length=_MOST)] = Field(default_factory=list)
+    sample_nll: Annotated[list[Finite], Field(max_length=_MOST)] = Field(default_factory=list)  # of earlier versions
     error: str = ""
 
 
@@ -88,7 +89,7 @@ def check_trials(path: Path, told: dict[str, Any], trials: Sequence[FrozenTrial]
         if trial.state == TrialState.COMPLETE:
             if trial.values is None or result.error:
                 raise A2SFError(f"{where} is complete, but has no values; {_MEND}")
-            measured.add(len(result.sample_nll))
+            measured.add(len(result.sample_kl or result.sample_nll))
     if len(measured) > 1:
         raise A2SFError(f"{path}: its trials were measured on {sorted(measured)} samples, not on the same; {_MEND}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import optuna
@@ -45,8 +45,9 @@ class TrialResult:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialResult:
-        """That of a finished trial."""
-        return cls(**trial.user_attrs[_RESULT])
+        """That of a finished trial; what earlier versions measured, and no longer counts, is left out."""
+        told = trial.user_attrs[_RESULT]
+        return cls(**{each.name: told[each.name] for each in fields(cls) if each.name in told})
 
 
 class Storage:

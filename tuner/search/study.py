@@ -115,7 +115,7 @@ class Study:
         probe = optuna.create_study(directions=DIRECTIONS).ask()
         ask(probe, space)
         for trial in self._kept.trials():
-            seen = len(TrialResult.of(trial).sample_nll)
+            seen = len(TrialResult.of(trial).sample_kl)
             if trial.params and trial.distributions != probe.distributions:
                 raise A2SFError(f"Trial {trial.number} of the study is of another search space; use --out.")
             if trial.state == TrialState.COMPLETE and seen != len(engine.samples):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES
-from tuner.printing import one_line, printable
+from tuner.printing import one_line, printable, write_what_cannot_be_shown
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -184,9 +183,7 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point: bad input is one sentence on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no run is lost to a terminal that knows only ASCII
+    write_what_cannot_be_shown()
     try:
         app()
     except BrokenPipeError:  # whoever read the output has gone

@@ -3,6 +3,8 @@ else."""
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 
 LONGEST = 2000
@@ -19,6 +21,13 @@ def printable(text: str) -> str:
     return "".join(
         char if char in _HARMLESS or unicodedata.category(char) not in _HIDDEN else _written(char) for char in text
     )
+
+
+def write_what_cannot_be_shown() -> None:
+    """No run is lost to a terminal that knows only ASCII: from now on it gets \\xb1 for what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def one_line(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,8 @@ LOOKED_AT = (0.1, 0.2, 0.35, 0.5, 0.7)
 FLATTER = {1.0: "", 0.5: ", half as steep,", 0.25: ", a quarter as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
 as well."""
-RUNGS = (3.0, 2.0, 1.5, 1.25, 1.1, 1.0, 0.9, 0.8)
-"""Sizes of the ladder, over that of the proposal that it is built around."""
+RUNGS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.4, 2.0)
+"""What the rungs of a ladder are expected to lose, over what the proposal loses that it is built around."""
 
 
 @dataclass(frozen=True)
@@ -112,50 +112,45 @@ class Planner:
 
     def ladder(self, shapes: Sequence[Shape], count: Count) -> Ladder | None:
         """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
-        around = None
-        for shape in count.each(shapes):
-            around = self._smallest(shape, around, proven=True) or around
-        if around is None:
-            for shape in shapes:
-                around = self._smallest(shape, around, proven=False) or around
+        goal = self.select.max_degradation
+        around = self._best(count.each(shapes), lambda kl: self.expectation.low(kl, self.n_judges) >= -goal)
+        around = around or self._best(shapes, lambda kl: self.expectation.lost(kl) <= goal)
         if around is None:
             return None
-        like = [shape for shape in shapes if shape.family == around.proposal.family]
-        return Ladder(around, self._rungs(around.proposal, like))
+        middle = self.estimate(around)
+        rungs = [around]
+        for share in RUNGS:
+            allowed = share * middle.lost
+            # A shape that is the best at its own size may leave a head with next to nothing at any size.
+            like = [shape for shape in shapes if shape.family == around.family]
+            rung = self._best(like, lambda kl, allowed=allowed: self.expectation.lost(kl) <= allowed)  # type: ignore[misc]
+            if rung and share != 1.0 and (rung.budget > around.budget) == (share < 1):
+                rungs.append(rung)
+        by_size = {rung.budget: rung for rung in rungs}
+        return Ladder(middle, sorted(by_size.values(), key=lambda rung: -rung.budget))
 
-    def _smallest(self, shape: Shape, best: Estimate | None, proven: bool) -> Estimate | None:
-        """`shape` at the smallest budget that is good enough, if that is a smaller cache than `best`: a bisection."""
-        steps = [step for step in BUDGET_STEPS if best is None or step < best.cache_fraction]
+    def _best(self, shapes: Iterable[Shape], is_good: Callable[[float], bool]) -> Proposal | None:
+        """The smallest budget whose KL is good enough, among all shapes."""
+        best: Proposal | None = None
+        for shape in shapes:
+            best = self._smallest(shape, is_good, best.budget if best else 1.0) or best
+        return best
+
+    def _smallest(self, shape: Shape, is_good: Callable[[float], bool], below: float) -> Proposal | None:
+        """`shape` at the smallest budget whose KL is good enough, if that lies `below`: a bisection."""
+        steps = [step for step in BUDGET_STEPS if step < below]
         low, high, found = -1, len(steps), None
         middle = high - 1  # the largest first: if that fails, the shape has nothing to offer
         while low < middle < high:
             proposal = Proposal.of(shape, steps[middle])
-            if self._is_good(proposal, proven):
+            if is_good(self.select.kl(proposal.policy)):
                 found, high = proposal, middle
             elif found is None:
                 return None
             else:
                 low = middle
             middle = (low + high) // 2
-        estimate = self.estimate(found) if found else None
-        return estimate if estimate and (best is None or estimate.cache_fraction < best.cache_fraction) else None
-
-    def _is_good(self, proposal: Proposal, proven: bool) -> bool:
-        kl = self.select.kl(proposal.policy)
-        expected = self.expectation.low(kl, self.n_judges) if proven else -self.expectation.lost(kl)
-        return expected >= -self.select.max_degradation
-
-    def _rungs(self, best: Proposal, like: Sequence[Shape]) -> list[Proposal]:
-        rungs = []
-        for size in RUNGS:
-            budget = round(best.budget * size, 4)
-            if size == 1.0:
-                rungs.append(best)
-            elif budget < 1:
-                # A shape that is the best at its own size may leave a head with next to nothing at any size.
-                options = [Proposal.of(shape, budget) for shape in like]
-                rungs.append(min(options, key=lambda proposal: self.select.kl(proposal.policy)))
-        return rungs
+        return found
 
 
 def _front(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -123,13 +123,13 @@ def climb(
     count.close()
     if ladder is None or judged[0].meets(contest.max_degradation):
         holding = [each for each in judged if each.meets(contest.max_degradation)]
-        return (Contender(holding[-1], True) if holding else None), judged
+        return (Contender(holding[-1], True, contest.max_degradation) if holding else None), judged
     middle = ladder.rungs.index(ladder.around.proposal)
     for rung in reversed(ladder.rungs[: middle + 1]):
         hopeful = judged[0] if rung is ladder.rungs[0] else contest.judge(rung)
         judged.append(hopeful)
         if hopeful.difference.mean >= -contest.max_degradation:
-            return Contender(hopeful, False), judged
+            return Contender(hopeful, False, -min(judged[0].difference.low, hopeful.difference.low)), judged
     return None, judged
 
 

@@ -33,10 +33,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Contender:
-    """The best of one kind on the report samples, tuned or known; `proven` if it holds there, else only promising."""
+    """The best of one kind on the report samples, tuned or known; `proven` if it holds there, else only promising.
+
+    `would_do` is the smallest goal, in points, that would have proven it: for it and for what is tested before it.
+    """
 
     best: Candidate
     proven: bool
+    would_do: float
 
 
 def decide(
@@ -57,7 +61,7 @@ def decide(
         return Verdict(Status.ADOPT, best, _adopt(best, tuned, known, closest, power))
     if hopeful:
         best = _smaller([each.best for each in hopeful])
-        return Verdict(Status.PROMISING, best, _promising(best, power))
+        return Verdict(Status.PROMISING, best, _promising(next(c for c in hopeful if c.best is best), power))
     return Verdict(Status.NO, full, _no(closest, power))
 
 
@@ -105,13 +109,15 @@ def _beside_tuned(best: Candidate, known: Contender | None, power: Power) -> str
     return f"The best known method ({known.best.label}) is not proven: it {effect(known.best)}."
 
 
-def _promising(best: Candidate, power: Power) -> str:
-    accept = math.ceil(-10 * best.difference.low) / 10
+def _promising(contender: Contender, power: Power) -> str:
+    best, accept = contender.best, math.ceil(10 * contender.would_do) / 10
     needed = max(power.missing or 0, _more_samples(best, power))
+    why = "its best estimate is within the {allowed} allowed, the worst end of its interval is not. "
+    if best.meets(power.goal):
+        why = "that is within the {allowed} allowed, but a larger cache, tested before it, was not, so it may be luck. "
     said = (
         f"Promising, not proven: {best.label} keeps {share(best)} of the cache and {effect(best)} on {power.n_samples} "
-        f"unseen samples; its best estimate is within the {in_points(power.goal)} allowed, the worst end of its "
-        "interval is not. "
+        f"unseen samples; {why.format(allowed=in_points(power.goal))}"
     )
     if power.missing is None:
         return f"{said}No number of samples proves {power.goal:g}; --max-degradation {accept:g} accepts it."

@@ -19,10 +19,10 @@ def candidate(label: str, fraction: float, mean: float, low: float, high: float)
     return Candidate(label, FULL, fraction, Interval(mean, low, high))
 
 
-GOOD = Contender(candidate("trial 7", 0.23, -0.1, -0.4, 0.1), True)
-UNSURE = Contender(candidate("trial 9", 0.072, -0.5, -2.04, 0.3), False)
+GOOD = Contender(candidate("trial 7", 0.23, -0.1, -0.4, 0.1), True, 1.0)
+UNSURE = Contender(candidate("trial 9", 0.072, -0.5, -2.04, 0.3), False, 2.04)
 BAD = candidate("trial 9", 0.2, -1.5, -2.0, -1.0)
-HAND = Contender(candidate("h2o at 60%", 0.6, -0.2, -0.5, 0.0), True)
+HAND = Contender(candidate("h2o at 60%", 0.6, -0.2, -0.5, 0.0), True, 1.0)
 WHOLE = candidate("full cache", 1.0, 0.0, 0.0, 0.0)
 
 
@@ -69,7 +69,7 @@ def test_what_is_promising_says_what_would_decide() -> None:
     """20 samples of whole answers prove 14.3 points; 4 are allowed."""
     power = Power(20, 20, 4.0, 100.0, report_share=0.5)
     lossless = Candidate("trial 9", FULL, 0.072, Interval(0.0, -14.29, 0.0), differences=np.zeros(20))
-    verdict = decide(Contender(lossless, False), None, None, WHOLE, power)
+    verdict = decide(Contender(lossless, False, 14.29), None, None, WHOLE, power)
     assert verdict.status == Status.PROMISING
     assert verdict.exported is lossless
     assert verdict.sentence == (
@@ -79,10 +79,18 @@ def test_what_is_promising_says_what_would_decide() -> None:
     )
 
 
+def test_a_bold_one_after_a_safe_one_that_failed_may_be_luck() -> None:
+    lucky = Candidate("trial 9", FULL, 0.1, Interval(2.5, -2.5, 6.4), differences=np.zeros(78))
+    power = Power(78, 78, 4.0, 100.0)
+    said = decide(Contender(lucky, False, 5.06), None, None, WHOLE, power).sentence
+    assert "within the 4 points allowed, but a larger cache, tested before it, was not, so it may be luck." in said
+    assert said.endswith("--max-degradation 5.1 accepts it as it is.")
+
+
 def test_a_goal_of_nothing_is_never_proven_and_that_is_said() -> None:
     power = Power(100, 100, 0.0, 100.0)
     lossless = Candidate("trial 9", FULL, 0.5, Interval(0.0, -2.97, 0.0), differences=np.zeros(100))
-    said = decide(Contender(lossless, False), None, None, WHOLE, power).sentence
+    said = decide(Contender(lossless, False, 2.97), None, None, WHOLE, power).sentence
     assert said.endswith("No number of samples proves 0; --max-degradation 3 accepts it.")
     assert "no number of samples proves 0" in str(power)
 
@@ -92,13 +100,13 @@ def test_a_tie_goes_to_the_simpler_one_and_is_called_a_tie() -> None:
     ours, theirs = rng.normal(-0.2, 1, 128), rng.normal(-0.2, 1, 128)
     tuned = Candidate("trial 3", FULL, 0.235, Interval(-0.2, -0.4, 0.0), differences=ours)
     known = Candidate("tova at 24%", FULL, 0.24, Interval(-0.2, -0.4, 0.0), differences=theirs)
-    verdict = decide(Contender(tuned, True), Contender(known, True), None, WHOLE, POWER)
+    verdict = decide(Contender(tuned, True, 1.0), Contender(known, True, 1.0), None, WHOLE, POWER)
     assert verdict.exported is known
     assert "A tie: the tuned policy keeps 24%; in quality the two cannot be told apart, and the known is simpler." in (
         verdict.sentence
     )
     much_smaller = Candidate("trial 3", FULL, 0.1, Interval(-0.2, -0.4, 0.0), differences=ours)
-    verdict = decide(Contender(much_smaller, True), Contender(known, True), None, WHOLE, POWER)
+    verdict = decide(Contender(much_smaller, True, 1.0), Contender(known, True, 1.0), None, WHOLE, POWER)
     assert verdict.exported is much_smaller, "memory says otherwise"
     assert "(tova at 24%) needs 24%; in quality the two cannot be told apart." in verdict.sentence
 

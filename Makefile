@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TASK ?= summarisation
 TRIALS ?= 100
 
-.PHONY: tune test lint bench bench-search bench-gpu clean
+.PHONY: tune test fuzz lint bench bench-search bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ tune: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Some 3,000 malformed inputs; make test runs every sixth.
+fuzz: $(VENV)/.installed-dev
+	A2SF_FUZZ=1 $(BIN)/python -m pytest tests/tuner/fuzz
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

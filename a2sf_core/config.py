@@ -14,13 +14,18 @@ from typing import Any
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
 from a2sf_core.files import write_whole
+from a2sf_core.foreign import MEGABYTE, parse_json, read_text, shortened
 from a2sf_core.policy import Policy
 from a2sf_core.schema import upgraded
-from a2sf_core.shape import FINGERPRINT, SHAPE, fingerprint
+from a2sf_core.shape import SHAPE, check_fingerprint, fingerprint
 from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
 SCHEMA_VERSION = 2
+ADDED_TOKENS = 1024
+"""A vocabulary may grow by added tokens and by padding; which tokens a cache keeps does not hang on it."""
+MAX_BYTES = 16 * MEGABYTE
+"""A policy of a hundred layers with a budget per head has 100 kB, its evidence 10."""
 PROVEN = "adopt"
 """What the evidence says in "status" of a policy that is proven on samples that were not searched."""
 
@@ -53,7 +58,7 @@ class A2SFConfig:
     library_version: str = __version__
 
     def __post_init__(self) -> None:
-        check_keys(self.model, FINGERPRINT, SHAPE, "model fingerprint")
+        check_fingerprint(self.model)
         if len(self.policy.layers) != self.model["n_layers"]:
             raise A2SFError(
                 f"the policy has {len(self.policy.layers)} layers but the model fingerprint has "
@@ -90,17 +95,17 @@ class A2SFConfig:
         check_keys(data, (*_REQUIRED, *_OPTIONAL), _REQUIRED, where)
         if written not in (1, SCHEMA_VERSION) or not is_int(written):
             raise A2SFError(
-                f"{where}: schema_version must be {SCHEMA_VERSION}, not {written!r}; export the file again."
+                f"{where}: schema_version must be {SCHEMA_VERSION}, not {shortened(written)}; export the file again."
             )
         for name in ("library_version", "task"):
             if not isinstance(data[name], str):
-                raise A2SFError(f"{where}: {name} must be a string, not {data[name]!r}.")
+                raise A2SFError(f"{where}: {name} must be a string, not {shortened(data[name])}.")
         for name in _OPTIONAL:
             if not isinstance(data.get(name), dict | None):
-                raise A2SFError(f"{where}: {name} must be a JSON object or null, not {data[name]!r}.")
+                raise A2SFError(f"{where}: {name} must be a JSON object or null, not {shortened(data[name])}.")
         try:
             return cls(
-                dict(check_keys(data["model"], FINGERPRINT, SHAPE, "model")),
+                dict(check_fingerprint(data["model"])),
                 data["task"],
                 Policy.from_dict(upgraded(data["policy"]) if written == 1 else data["policy"]),
                 data.get("alpha_model"),
@@ -135,22 +140,10 @@ class A2SFConfig:
             A2SFError: if there is no such file, it is not JSON (with the line), or its content is not valid.
         """
         file = Path(path)
-        if file.is_dir():
+        if _is_folder(file):
             file = file / FILE_NAME
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise A2SFError(
-                f"cannot read {file} ({getattr(error, 'strerror', None) or 'not UTF-8 text'}); "
-                f"give a folder that holds {FILE_NAME} or the file itself."
-            ) from None
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise A2SFError(
-                f"{file}, line {error.lineno}: not valid JSON ({error.msg}); mend it there or export the file again."
-            ) from None
-        return cls.from_dict(data, str(file))
+        text = read_text(file, "the policy", f"give a folder that holds {FILE_NAME} or the file itself.", MAX_BYTES)
+        return cls.from_dict(parse_json(text, str(file), "mend it there or export the file again."), str(file))
 
     def attach(self, model: Any) -> AbstractContextManager[Any]:
         """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
@@ -164,6 +157,8 @@ class A2SFConfig:
         differs = [
             f"{name} is {here[name]!r}, not {self.model[name]!r}" for name in SHAPE if here[name] != self.model[name]
         ]
+        if len(differs) == 1 and 0 < abs(here["vocab_size"] - self.model["vocab_size"]) <= ADDED_TOKENS:
+            differs = []
         if differs:
             raise A2SFError(
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
@@ -175,6 +170,13 @@ class A2SFConfig:
         from a2sf_core.switch import attach  # here, so that a config can be read without torch
 
         return attach(self.policy, model)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a loop of links, of which reading will tell
+        return False
 
 
 @cache

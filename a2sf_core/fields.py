@@ -6,10 +6,14 @@ from typing import Any, TypeGuard
 
 from a2sf_core.errors import A2SFError
 
+LONGEST_NAME = 100
+"""Of anything that a user may have misspelt."""
+
 
 def did_you_mean(given: Any, known: Iterable[str], otherwise: str) -> str:
     """The end of a sentence about a name that is not `known`: the nearest one, or `otherwise` where none is near."""
-    near = difflib.get_close_matches(str(given), list(known), n=1)
+    name = str(given)  # looking for what is like a text of a megabyte would take minutes
+    near = difflib.get_close_matches(name, list(known), n=1) if len(name) <= LONGEST_NAME else []
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +21,12 @@ def whole(path: Path) -> Iterator[Path]:
 
     What a kill leaves begins with a dot: see `leftovers`.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    beside = Path(name)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    beside.touch(0o666, exist_ok=False)  # less what the umask takes; mkstemp makes files that only the owner reads
     try:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)  # mkstemp makes files that only the owner reads
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)

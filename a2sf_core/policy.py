@@ -12,6 +12,7 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
+from a2sf_core.foreign import MAX_DIGITS, shortened
 from a2sf_core.half_life import half_life_of
 from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.rules.attention import Decay, Window
@@ -148,6 +149,6 @@ def _chunk_of(evict: Any) -> int | None:
         return 1
     if isinstance(evict, str) and evict.startswith("chunk="):
         size = evict.removeprefix("chunk=")
-        if size.isascii() and size.isdigit() and int(size) >= 1:
+        if size.isascii() and size.isdigit() and len(size) <= MAX_DIGITS and int(size) >= 1:
             return int(size)
-    raise A2SFError(f"evict must be 'prefill', 'step' or 'chunk=C' with C of at least 1, not {evict!r}.")
+    raise A2SFError(f"evict must be 'prefill', 'step' or 'chunk=C' with C of at least 1, not {shortened(evict)}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import transformers
@@ -14,10 +15,15 @@ from transformers import Cache, DynamicCache
 from a2sf_core import attention
 from a2sf_core.cache import A2SFCache, policy_layers
 from a2sf_core.errors import A2SFError
-from a2sf_core.layers.base import PruningLayer, take_waiting_layer
+from a2sf_core.layers.base import PruningLayer, forget_waiting_layer
+from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.policy import Policy
 from a2sf_core.shape import n_kv_heads
+from a2sf_core.trial import try_once
 
+_SWITCHING = threading.RLock()
+_OF_MODEL = "a2sf_model"
+"""Of our hook: the model that it was given to, and that model's own attention. A copied model has the same hook."""
 _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -28,6 +34,9 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
     Inside, `model(...)` and `model.generate(...)` work as ever. An empty cache made by generate is filled
     with layers of the policy; an `A2SFCache(policy)` or the cache of an earlier call is used as it is (a
     second turn).
+
+    Attach once; every caller of this model is pruned, from any thread. A second attach to it is refused meanwhile, also
+    one by another thread; a deepcopy made inside is a model of its own, which is not attached.
 
     Args:
         policy: one layer policy per decoder layer of the model.
@@ -40,29 +49,76 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
         A2SFError: if the model has another number of layers or KV heads or an attention that cannot be scored,
             if it is attached already, or, from inside, if it is called with a cache that cannot be pruned.
     """
-    check_model(model)
-    text = model.config.get_text_config()
-    n_layers = text.num_hidden_layers
-    if n_layers != len(policy.layers):
-        raise A2SFError(
-            f"the policy has {len(policy.layers)} layers but the model has {n_layers}; "
-            "use a policy made for this model."
-        )
-    policy.check_heads(n_kv_heads(text))
+    with ExitStack() as stack:
+        with _SWITCHING:  # of two threads that attach at once, one is refused
+            let_go_of_copy(model)
+            check_model(model)
+            text = model.config.get_text_config()
+            n_layers = text.num_hidden_layers
+            if n_layers != len(policy.layers):
+                raise A2SFError(
+                    f"the policy has {len(policy.layers)} layers but the model has {n_layers}; "
+                    "use a policy made for this model."
+                )
+            policy.check_heads(n_kv_heads(text))
+            try_once(model, lambda: _attached(Policy.full(n_layers), model))
+            stack.enter_context(_attached(policy, model))
+        try:
+            yield model
+        finally:
+            with _SWITCHING:
+                stack.close()
 
+
+@contextmanager
+def _attached(policy: Policy, model: Any) -> Iterator[None]:
     def give_cache(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        take_waiting_layer()  # a forward that failed half-way may have left one
-        return args, _with_pruning_cache(policy, name, kwargs)
+        if called is not model:
+            let_go_of_copy(called)
+            return args, kwargs
+        given = _with_pruning_cache(policy, name, kwargs)
+        forget_waiting_layer(isinstance(given[name].layers[0], SlotLayer))
+        return args, given
 
     name = cache_argument(model)
+    setattr(give_cache, _OF_MODEL, (model, model.config._attn_implementation))
     hook = model.register_forward_pre_hook(give_cache, with_kwargs=True)
     try:
-        with switched(model):
-            yield model
+        with switched(model), _caching(model):
+            yield
     finally:
         hook.remove()
+
+
+def let_go_of_copy(model: Any) -> None:
+    """If `model` is a copy of an attached one, made while it was attached, make it what that one was before."""
+    hooks = getattr(model, "_forward_pre_hooks", {})
+    for key, hook in list(hooks.items()):
+        owner, before = getattr(hook, _OF_MODEL, (model, None))
+        if owner is not model:
+            del hooks[key]
+            model._forward_pre_hooks_with_kwargs.pop(key, None)
+            model.set_attn_implementation(before)
+
+
+@contextmanager
+def _caching(model: Any) -> Iterator[None]:
+    """Settings of the model that would leave no cache, or one of static shape, do not count inside.
+
+    Training leaves `use_cache: false` behind, and some models ship with a static cache.
+    """
+    settings = getattr(model, "generation_config", None)
+    wanted = {} if settings is None else {"use_cache": True, "cache_implementation": None, "cache_config": None}
+    before = {name: getattr(settings, name) for name in wanted if hasattr(settings, name)}
+    try:
+        for name in before:
+            setattr(settings, name, wanted[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 @contextmanager
@@ -79,13 +135,20 @@ def switched(model: Any) -> Iterator[None]:
 def check_model(model: Any) -> None:
     """Raise A2SFError, with the reason, if A2SF cannot serve this model or it is attached already."""
     config = getattr(model, "config", None)
+    if hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+        raise A2SFError(
+            "attach needs the model inside this PeftModel: give model.get_base_model(), which has the adapter."
+        )
     if config is None or not isinstance(model, transformers.PreTrainedModel):
         raise A2SFError(f"attach needs a transformers model, not {type(model).__name__}.")
     kind = type(model).__name__
     if config.is_encoder_decoder:
         raise A2SFError(f"{kind} is an encoder-decoder model; A2SF prunes decoder-only models.")
     if config._attn_implementation == attention.NAME:
-        raise A2SFError(f"this {kind} is attached to a policy already; leave that `with` block first.")
+        raise A2SFError(
+            f"this {kind} is attached to a policy already: attach once, every caller of this model is pruned; leave "
+            "that `with` block before you attach another policy."
+        )
     text = config.get_text_config()
     odd = set(getattr(text, "layer_types", None) or ()) - _SUPPORTED_LAYERS
     if odd:

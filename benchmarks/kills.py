@@ -1,11 +1,13 @@
 """Kill the real command at random moments, resume it each time, and look for anything lost, doubled or torn.
 
-    python benchmarks/kills.py                       # 20 kills with SIGKILL, seed 0, some minutes
-    python benchmarks/kills.py --kills 50 --seed 1
+    python benchmarks/kills.py                       # 60 kills with SIGKILL, seed 0, a quarter of an hour
+    python benchmarks/kills.py --kills 20 --seed 1
 
 Real model, database and processes; few, short samples, so that start-up, trials and report take similar time. A moment
-is a stage of the run, drawn at random, and a random delay after it is reached. Each attempt asks for some trials more
-than the last, so that there is always something left to interrupt. Exit code 1 if anything was found.
+is a stage of the run, drawn at random, and a random delay after it is reached. Half of the kills fall into the first
+five seconds, three in each of several fresh folders, where the study and MLflow's database are made; the others fall
+into one folder. Each attempt asks for some trials more than the last, so that there is always something left to
+interrupt. Exit code 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.table import Table
 
 from studies.samples import SampleSpec, bundled_samples
 
+EARLY, EARLY_SECONDS, EARLY_PER_FOLDER = "first seconds", 5.0, 3
 STAGES = {"start": 6.0, "study opened": 2.0, "trials": 0.3, "trials done": 2.0, "config written": 0.5, "report": 3.0}
 """What a run goes through, and the longest delay in seconds after that stage is reached."""
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +66,7 @@ def kill_and_resume(folder: Path, stages: Sequence[str], seed: int) -> tuple[lis
     kills: list[Kill] = []
     known: dict[int, str] = {}
     for number, stage in enumerate(stages):
-        goal, delay = FIRST_TRIALS + number * MORE_TRIALS, rng.uniform(0, STAGES[stage])
+        goal, delay = FIRST_TRIALS + number * MORE_TRIALS, rng.uniform(0, STAGES.get(stage, EARLY_SECONDS))
         wanted = rng.randint(len(known) + 1, goal)
         began = time.time()
         with (folder / "output.txt").open("w") as output:
@@ -97,7 +100,7 @@ def _reached(run: Path, stage: str, wanted: int, goal: int, began: float) -> boo
         needed = wanted if stage == "trials" else goal
         return written("study.journal") and (run / "study.journal").read_bytes().count(b'"result"') >= needed
     files = {"study opened": "study.journal", "config written": "a2sf_config.json", "report": "report.json"}
-    return stage == "start" or written(files[stage])
+    return stage in ("start", EARLY) or written(files[stage])
 
 
 def _compare(known: dict[int, str], run: Path) -> tuple[dict[int, str], list[str]]:
@@ -162,27 +165,39 @@ def _missing_at_the_end(run: Path, trials: set[int]) -> list[str]:
 def main() -> None:
     """Parse the command line, kill and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    early = options.kills // 2
+    portions = [min(EARLY_PER_FOLDER, early - start) for start in range(0, early, EARLY_PER_FOLDER)]
+    late = options.kills - early
     # Every stage as often as the others, in random order.
-    stages = random.Random(options.seed).sample((list(STAGES) * options.kills)[: options.kills], options.kills)
-    with tempfile.TemporaryDirectory() as folder:
-        kills, at_the_end = kill_and_resume(Path(folder), stages, options.seed)
+    stages = random.Random(options.seed).sample((list(STAGES) * late)[:late], late)
+    kills: list[Kill] = []
+    at_the_end: list[str] = []
+    for number, drawn in enumerate([*([EARLY] * portion for portion in portions), stages]):
+        with tempfile.TemporaryDirectory() as folder:
+            killed, found = kill_and_resume(Path(folder), drawn, options.seed * 1000 + number)
+        kills += killed
+        at_the_end += [f"folder {number}: {each}" for each in found]
+        n_found = len(found) + sum(len(kill.findings) for kill in killed)
+        print(f"folder {number}: {len(killed)} kills, {n_found} findings", flush=True)
     table = Table("#", "stage", "+ delay", "killed after", "finished trials", "found", title=f"seed {options.seed}")
     for number, kill in enumerate(kills, 1):
         found = "; ".join(kill.findings) or "nothing"
         after = "had ended" if kill.ended_before else f"{kill.seconds:.1f} s"
         table.add_row(str(number), kill.stage, f"{kill.delay:.2f} s", after, str(kill.finished), found)
-    table.add_row(
-        "", "finished", "", "", str(FIRST_TRIALS + MORE_TRIALS * len(kills)), "; ".join(at_the_end) or "nothing"
-    )
+    table.add_row("", "finished", "", "", f"{len(portions) + 1} folders", "; ".join(at_the_end) or "nothing")
     console = Console()
     console.print(table)
     n_killed = sum(not kill.ended_before for kill in kills)
+    n_early = sum(not kill.ended_before and kill.seconds < EARLY_SECONDS + 0.5 for kill in kills)
     n_found = sum(len(kill.findings) for kill in kills) + len(at_the_end)
-    console.print(f"{n_killed} of {len(kills)} were killed in time; {n_found} findings")
+    console.print(
+        f"{n_killed} of {len(kills)} were killed in time, {n_early} of them in the first five seconds; "
+        f"{n_found} findings"
+    )
     sys.exit(1 if n_found else 0)
 
 

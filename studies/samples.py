@@ -19,6 +19,9 @@ TRAINING_SEED = "reference-model-1"
 # kinds only).
 DRAWS = 200
 
+MOST_SAMPLES = 100_000
+"""Of one part; they are all made before the first is read."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -56,9 +59,9 @@ class SampleSpec(BaseModel):
     tokens: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(le=100_000)]]
     kinds: tuple[str, ...] = ()
     hard_share: Annotated[float, Field(ge=0, le=1)] | None = None
-    search: Annotated[int, Field(ge=2)]
-    select: Annotated[int, Field(ge=2)]
-    report: Annotated[int, Field(ge=2)]
+    search: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
+    select: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
+    report: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
 
     @field_validator("scene")
     @classmethod

@@ -8,6 +8,7 @@ import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test may write into the developer's own server
 if not os.environ["CUDA_VISIBLE_DEVICES"]:
     # Before anything imports Triton: without a GPU its kernels run in its interpreter, on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    {"choices", "watch"}, {"settings"}, {"inputs"}, {"measuring"}, {"search"}, {"judging", "tracking", "workers"},
-    {"alpha"}, {"reporting"}, {"run"}, {"cli", "service"},
+    {"choices", "printing", "schemas", "watch"}, {"settings"}, {"inputs"}, {"measuring"}, {"search"},
+    {"judging", "tracking", "workers"}, {"alpha"}, {"reporting"}, {"run"}, {"cli", "service"},
 )  # fmt: skip
 """The rooms of `tuner` from the ground up; those that share a floor do not import each other."""
 LIGHT = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import did_you_mean
@@ -14,6 +16,8 @@ FAMILIES = ("uniform", "slope", "bump", "profile", "groups", "free")
 RULES = ("decay", "window", "value-weighted", "key-norm")
 DEFAULT_RULES = ("decay", "window")
 """Score rules that a search chooses from unless told otherwise; docs/extending.md says how to add one."""
+TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
+"""What an address for MLflow may begin with."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -33,7 +37,32 @@ def parse_bytes(text: str) -> int:
     Raises:
         A2SFError: naming --memory.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2]])) < 1:
         raise A2SFError(f"--memory is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
     return size
+
+
+def name_of(source: str) -> str:
+    """A file's or folder's last name, for files that are given away; a name on the Hub as it is."""
+    return PurePath(source).name or source if source.startswith(("/", "~", ".")) or "\\" in source else source
+
+
+def tracking_address(given: str | None) -> str | None:
+    """Where MLflow's runs go: what was `given`, or else MLFLOW_TRACKING_URI; None for a database in the run folder.
+
+    Raises:
+        A2SFError: for an address that no run can be sent to.
+    """
+    name, address = ("--mlflow", given) if given else ("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI"))
+    if not address:
+        return None
+    scheme = address.partition("://")[0].partition("+")[0]
+    rest = address.partition("://")[2]
+    if scheme not in TRACKING or not rest.strip("/") or not address.isprintable():
+        said = "MLflow has given up its file store" if scheme in ("file", address) else "expected a tracking address"
+        raise A2SFError(
+            f"{name} is {address!r}: {said}; give http://HOST:PORT of an MLflow server, postgresql://USER@HOST/NAME "
+            "or sqlite:///FILE, or leave it out for a database in the run folder."
+        )
+    return address

@@ -11,6 +11,7 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES
+from tuner.printing import one_line, printable, write_what_cannot_be_shown
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -50,6 +51,10 @@ Patience = Annotated[int | None, typer.Option(help="Stop early when so many tria
 Precision = Annotated[
     float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
 ]
+Mlflow = Annotated[
+    str | None,
+    typer.Option(help="Tracking server or database; default: MLFLOW_TRACKING_URI, or a database in the run folder."),
+]
 
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
 
@@ -82,9 +87,8 @@ def tune(
     warm_start: WarmStart = None,
     patience: Patience = None,
     precision: Precision = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")
-    ] = False,
+    mlflow: Mlflow = None,
+    check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
@@ -97,7 +101,7 @@ def tune(
         task=task, trials=trials, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
-        memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision,
+        memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -165,7 +169,7 @@ def validate(
     parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
     typer.echo(f"Parts     {parts}{remark or ' (none cut, none left out)'}")
     typer.echo(f"Power     {power_of(parts, inputs.task, max_degradation)}")
-    typer.echo(str(validation.validate(inputs.task, parts, loaded, tokenizer)))
+    typer.echo(printable(str(validation.validate(inputs.task, parts, loaded, tokenizer))))
 
 
 @app.command()
@@ -176,7 +180,7 @@ def suggest(
     """Suggest alpha for an input of a given length, from a finished run."""
     from tuner.alpha.advice import suggest_alpha
 
-    typer.echo(suggest_alpha(tokens, run))
+    typer.echo(printable(suggest_alpha(tokens, run)))
 
 
 def _quiet() -> None:
@@ -190,10 +194,21 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point: bad input is one sentence on stderr and exit code 2."""
+    write_what_cannot_be_shown()
     try:
         app()
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except MemoryError:
+        typer.echo("a2sf-tune: there is not enough memory; free some, or give --memory or a smaller model.", err=True)
+        sys.exit(2)
+    except OSError as error:  # a name too long, too many open files
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(f"a2sf-tune: cannot use{one_line(where)} ({error.strerror or one_line(str(error))}).", err=True)
+        sys.exit(2)
     except A2SFError as error:
-        typer.echo(f"a2sf-tune: {error}", err=True)
+        typer.echo(f"a2sf-tune: {one_line(str(error))}", err=True)
         sys.exit(2)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
-from tuner.choices import parse_bytes
+from tuner.choices import name_of, parse_bytes
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.identity import inputs_identity
@@ -139,6 +140,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    with attach(Policy.full(model.config.get_text_config().num_hidden_layers), model):
+        pass  # tries what cannot be served, before anything is written
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
@@ -151,7 +154,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
     study = Study(folder, identity, settings.seed)
-    tracker = Tracker(folder, f"a2sf {task.name}", folder.name, {"task": task.name, "model": settings.model})
+    names = {"task": task.name, "model": settings.model}
+    tracker = Tracker(folder, f"a2sf {task.name}", folder.name, names, settings.mlflow, watch.say)
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
@@ -182,9 +186,10 @@ def _search(job: _Job) -> _Found:
 def _profile(job: _Job, engine: Engine, progress: Progress) -> Profile:
     """The profile of this folder, of an earlier study of the same model and data, or a new one."""
     path = job.folder / PROFILE_FILE
-    if path.is_file():
-        return Profile.load(path)
-    profile = job.warm.profile or measure_profile(engine, PROFILE_BLOCKS, progress)
+    known = Profile.load(path) if path.exists() else job.warm.profile
+    if known is not None:
+        known.check_shape(engine.n_layers, engine.n_kv_heads, path)
+    profile = known or measure_profile(engine, PROFILE_BLOCKS, progress)
     profile.save(path)
     return profile
 
@@ -237,7 +242,10 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     """Write the policy, its evidence and the pictures, and put them into MLflow."""
     settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
     counts = SampleCounts(len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks)
-    identity = job.identity | {"model_name": settings.model, "data_source": settings.data or "bundled"}
+    identity = job.identity | {
+        "model_name": name_of(settings.model),
+        "data_source": name_of(settings.data or "bundled"),
+    }
     evidence = gather(outcome, found.records, counts, identity, job.tracker.parent_run_id)
     config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]

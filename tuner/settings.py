@@ -32,6 +32,7 @@ class Settings:
     warm_start: tuple[Path, ...] = ()
     patience: int | None = None
     precision: float | None = None
+    mlflow: str | None = None
 
     def folder(self, task: str) -> Path:
         """Where the run lies: `out`, or a name made of those of the task and the model."""

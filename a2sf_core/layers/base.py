@@ -19,19 +19,51 @@ _NO_ROLLBACK = (
 
 
 # transformers gives the attention function no cache. `update` leaves its layer here, and the attention
-# function, called next in the same thread, takes it. No context variable: torch.compile cannot trace one.
+# function, called next in the same thread, takes it. No context variable: torch.compile cannot trace one. What
+# it traces of a thread's own values does not outlive a break in its graph: layers that break one go through `_eager`.
 class _Waiting(threading.local):
     layer: PruningLayer | None = None
 
 
-_waiting = _Waiting()
+_traced, _eager = _Waiting(), _Waiting()
 
 
 def take_waiting_layer() -> PruningLayer | None:
     """The layer whose `update` was called last and whose attention is due now, if any."""
-    layer = _waiting.layer
-    _waiting.layer = None
+    layer = _traced.layer
+    if layer is None:
+        return _take_eager()
+    _traced.layer = None
     return layer
+
+
+def forget_waiting_layer(is_static: bool) -> None:
+    """Forget what a forward that failed half-way has left; the next one brings layers of static shape, or others."""
+    _traced.layer = None
+    if not is_static:
+        _take_eager()
+
+
+def wait_traced(layer: PruningLayer) -> bool:
+    """`PruningLayer._wait` for a layer that one graph holds with its attention."""
+    is_first = _traced.layer is None
+    _traced.layer = layer if is_first else None
+    return is_first
+
+
+@torch.compiler.disable
+def _take_eager() -> PruningLayer | None:
+    layer = _eager.layer
+    _eager.layer = None
+    return layer
+
+
+@torch.compiler.disable
+def _leave_eager(layer: PruningLayer) -> bool:
+    """False if another one waits already."""
+    is_first = _eager.layer is None
+    _eager.layer = layer if is_first else None
+    return is_first
 
 
 class PruningLayer(CacheLayerMixin):
@@ -58,7 +90,7 @@ class PruningLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Hand the new tokens on, `[batch, kv_head, new, dim]`; transformers calls this right before the attention."""
-        if take_waiting_layer() is not None:
+        if not self._wait():
             raise A2SFError(
                 "an A2SF cache was passed to a model that is not attached; run the model inside "
                 "`with attach(policy, model):`."
@@ -66,8 +98,11 @@ class PruningLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.begin_forward(key_states.shape[-2])
-        _waiting.layer = self
         return key_states, value_states
+
+    def _wait(self) -> bool:
+        """Leave this layer for the attention function. False if one waits that no attention function has taken."""
+        return _leave_eager(self)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(length, offset) of the mask that transformers would make; ours is made from positions."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.base import PruningLayer, wait_traced
 from a2sf_core.layers.ragged import Heads, RaggedLayer, heads_in_order
 from a2sf_core.layers.slot_part import Clock, SlotPart
 from a2sf_core.layers.whole import A2SFLayer
@@ -47,6 +47,9 @@ class SlotLayer(PruningLayer):
         return self.layer
 
     # ---- what transformers calls ------------------------------------------------------------------------
+
+    def _wait(self) -> bool:
+        return wait_traced(self)
 
     def begin_forward(self, n: int) -> None:
         """One token at a time; anything else raises A2SFError."""

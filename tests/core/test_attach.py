@@ -78,6 +78,19 @@ def test_encoder_decoders_and_other_things_are_refused() -> None:
         pass
 
 
+def test_an_adapter_around_a_model_is_told_what_to_give() -> None:
+    class PeftModel(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.peft_config: dict[str, Any] = {}
+
+        def get_base_model(self) -> Any:
+            return models.build("llama")
+
+    with pytest.raises(A2SFError, match=r"give model\.get_base_model\(\)"), attach(Policy.full(3), PeftModel()):
+        pass
+
+
 def test_attention_without_layer_idx_is_refused() -> None:
     model = models.build("llama")
     del model.model.layers[1].self_attn.layer_idx
@@ -93,8 +106,8 @@ def test_soft_capping_and_dropout_are_refused() -> None:
             num_key_value_heads=1, head_dim=8,
         )
     ).eval()  # fmt: skip
-    with attach(Policy.full(2), gemma), pytest.raises(A2SFError, match="logit soft-capping"):
-        gemma(models.prompt(1, 5) % 50)
+    with pytest.raises(A2SFError, match="logit soft-capping"), attach(Policy.full(2), gemma):
+        pytest.fail("attached")
     llama = models.build("llama").train()
     llama.config.attention_dropout = 0.1
     for layer in llama.model.layers:

@@ -129,3 +129,23 @@ def test_attach(llama: Any) -> None:
         assert attached is llama
     with pytest.raises(A2SFError, match=r"architecture is 'opt', not 'llama'.*n_kv_heads is 4, not 2"):
         config(llama).attach(models.build("opt"))
+
+
+@pytest.mark.parametrize("more", [1, 64, -3])
+def test_a_vocabulary_that_grew_by_some_tokens_is_the_same_model(llama: Any, more: int) -> None:
+    """Added tokens and padding change nothing about which tokens a cache keeps."""
+    tuned = config(llama)
+    resized = models.build("llama")
+    resized.resize_token_embeddings(models.VOCAB + more)
+    with tuned.attach(resized):
+        pass
+    resized.resize_token_embeddings(models.VOCAB + 5000)
+    with pytest.raises(A2SFError, match="vocab_size is 5097, not 97"), tuned.attach(resized):
+        pytest.fail("attached")
+
+
+def test_no_path_of_this_machine_is_exported(llama: Any) -> None:
+    llama.config._name_or_path = "/home/me/secret/my-model/"
+    assert fingerprint(llama)["name"] == "my-model"
+    llama.config._name_or_path = "owner/model"
+    assert fingerprint(llama)["name"] == "owner/model"

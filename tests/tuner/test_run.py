@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
 from a2sf_core.errors import A2SFError
 from tests.tuner.conftest import ROWS, Finished, Recorded
@@ -58,3 +61,39 @@ def test_a_precision_asks_for_as_many_report_samples_as_it_takes(finished: Finis
     rough = tune(replace(finished.settings, precision=10_000.0, out=tmp_path / "rough"))
     assert rough.evidence.samples.report == 2
     assert rough.outcome.on_report.n_samples == 2
+
+
+def test_without_the_tracking_server_it_was_given_a_run_ends_well(finished: Finished, tmp_path: Path) -> None:
+    watch = Recorded()
+    nobody = "http://127.0.0.1:9"
+    result = tune(replace(finished.settings, out=tmp_path / "run", mlflow=nobody), watch=watch)
+    assert (result.link, result.serve_command, result.evidence.mlflow_run_id) == ("", "", "")
+    assert result.config.is_file()
+    told = [sentence for sentence in watch.said if nobody in sentence]
+    assert len(told) == 2, told
+    assert "The run goes on" in told[0]
+    assert "lacks this result; the same command brings it up to date" in told[1]
+
+
+def test_no_path_of_this_machine_leaves_it_in_what_is_exported(finished: Finished) -> None:
+    here = str(finished.settings.out.parent) if finished.settings.out else "?"
+    for name in ("a2sf_config.json", "report.json", "profile.json"):
+        text = (finished.result.folder / name).read_text()
+        assert here not in text, name
+    assert os.sep not in json.loads(finished.result.config.read_text())["model"]["name"]
+
+
+def test_a_model_that_cannot_be_served_is_refused_before_anything_is_written(
+    finished: Finished, tokenizer: Any, tmp_path: Path
+) -> None:
+    """A latent cache, as of DeepSeek-V2, shows in no field of a config."""
+    config = DeepseekV2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, kv_lora_rank=8, q_lora_rank=None, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+        moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=2, first_k_dense_replace=2,
+    )  # fmt: skip
+    DeepseekV2ForCausalLM(config).save_pretrained(tmp_path / "latent")
+    tokenizer.save_pretrained(tmp_path / "latent")
+    with pytest.raises(A2SFError, match="DeepseekV2ForCausalLM does not run when it is attached"):
+        tune(replace(finished.settings, model=str(tmp_path / "latent"), out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

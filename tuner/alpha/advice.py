@@ -8,6 +8,7 @@ from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
 from a2sf_core.half_life import alpha_of
 from tuner.alpha.model import AlphaModel
+from tuner.alpha.schema import MOST_TOKENS
 
 
 def suggest_alpha(tokens: int, where: Path | None) -> str:
@@ -16,13 +17,13 @@ def suggest_alpha(tokens: int, where: Path | None) -> str:
     Raises:
         A2SFError: for fewer than one token, or where there is no finished run.
     """
-    if tokens < 1:
-        raise A2SFError(f"--tokens is {tokens}; expected 1 or more.")
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise A2SFError(f"--tokens is {tokens}; expected 1 or more, and at most {MOST_TOKENS}.")
     path = where or _latest()
     config = A2SFConfig.from_pretrained(path)
     if config.alpha_model is None:
         raise A2SFError(f"{path} holds no alpha regressor; tune again with this version.")
-    model = AlphaModel.from_dict(config.alpha_model)
+    model = AlphaModel.from_dict(config.alpha_model, f"{path}: alpha_model")
     half_life, remark = model.suggest(tokens)
     alpha = alpha_of(half_life)
     answer = f"alpha {alpha:.4g} (half-life {half_life:g} tokens) for {tokens} tokens, task {config.task}, from {path}"

@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 
 from a2sf_core.half_life import alpha_of
+from tuner.alpha.schema import FEATURES, AlphaSchema
 from tuner.judging.intervals import Interval
 from tuner.measuring.bank import HALF_LIVES
-
-FEATURES = (
-    "log2_half_life",
-    "log2_half_life_over_tokens",
-    "log2_tokens",
-    "log2_budget_tokens",
-    "budget_fraction",
-)
+from tuner.schemas import validated
 
 
 @dataclass(frozen=True)
@@ -69,13 +63,18 @@ class AlphaModel:
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> AlphaModel:
-        """Read what `to_dict` wrote."""
-        regret = data["regret_nats_per_token"]
+    def from_dict(cls, data: Any, where: str = "alpha_model") -> AlphaModel:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            A2SFError: naming the field that is missing, unknown or not what `to_dict` writes.
+        """
+        read = validated(AlphaSchema, data, where, "tune again, or mend the file.")
+        regret, (low, high) = read.regret_nats_per_token, read.tokens_range
         return cls(
-            data["kind"], float(data["constant_half_life"]), tuple(data["tokens_range"]), data["budget_fraction"],
-            data["surface"], regret["constant"], regret["regressor"], Interval(*regret["constant_minus_regressor"]),
-            regret["held_out_inputs"], data["reason"],
+            read.kind, float(read.constant_half_life), (low, high), read.budget_fraction,
+            None if read.surface is None else read.surface.model_dump(), regret.constant, regret.regressor,
+            Interval(*regret.constant_minus_regressor), regret.held_out_inputs, read.reason,
         )  # fmt: skip
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes
+from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.tasks import Task, load_task
 from tuner.settings import Settings
+
+MOST_TRIALS = 1_000_000
+FINEST = 0.001
+"""Percentage points; half of that would take some hundred million samples."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +33,21 @@ def check(settings: Settings) -> Inputs:
     Raises:
         A2SFError: one sentence for whatever is wrong.
     """
-    if settings.trials < 1:
-        raise A2SFError(f"--trials is {settings.trials}; expected 1 or more, 100 is a good start.")
+    if not 1 <= settings.trials <= MOST_TRIALS:
+        raise A2SFError(
+            f"--trials is {settings.trials}; expected 1 or more, at most {MOST_TRIALS}; 100 is a good start."
+        )
     if not 0 <= settings.max_degradation < math.inf:
         raise A2SFError(f"--max-degradation is {settings.max_degradation:g}; expected 0 or more percentage points.")
     if not 0 <= settings.seed < 2**32:
         raise A2SFError(f"--seed is {settings.seed}; expected 0 to {2**32 - 1}.")
     if settings.patience is not None and settings.patience < 1:
         raise A2SFError(f"--patience is {settings.patience}; expected 1 or more trials, 30 is a good start.")
-    if settings.precision is not None and not 0 < settings.precision < math.inf:
-        raise A2SFError(f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3.")
+    if settings.precision is not None and not FINEST <= settings.precision < math.inf:
+        raise A2SFError(
+            f"--precision is {settings.precision:g}; expected percentage points above 0, such as 0.3, and at least "
+            f"{FINEST:g}."
+        )
     check_choice("--family", settings.family, FAMILIES)
     check_choice("--sampler", settings.sampler, SAMPLERS)
     if not settings.rules or len(set(settings.rules)) < len(settings.rules):
@@ -47,6 +56,7 @@ def check(settings: Settings) -> Inputs:
         check_choice("--rule", rule, RULES)
     if settings.memory is not None:
         parse_bytes(settings.memory)
+    tracking_address(settings.mlflow)
     for folder in settings.warm_start:
         if not folder.is_dir():
             raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")

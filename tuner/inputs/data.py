@@ -49,7 +49,8 @@ def load_samples(
     try:
         samples = _samples(islice(rows, limit), dict(columns or {}))
     except OSError as error:
-        raise A2SFError(f"{source} cannot be read: {error.strerror or error}.") from None
+        said = error.strerror or " ".join(str(error).split()).rstrip(" .")
+        raise A2SFError(f"{source} cannot be read: {said}.") from None
     if not samples:
         raise A2SFError(f"{source} has no samples; expected one per row, with the columns context and answer.")
     return samples

@@ -139,7 +139,9 @@ class _Encoder:
 
     def _ids(self, text: str) -> list[int]:
         # verbose=False: the warning about the model's limit is not news here.
-        return self.tokenizer(text, add_special_tokens=not self.prompting.is_chat, verbose=False).input_ids
+        ids = self.tokenizer(text, add_special_tokens=not self.prompting.is_chat, verbose=False).input_ids
+        bos = self.tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids  # the prompt writes it out itself
 
     def _context(self, context: str) -> tuple[str, list[int], list[tuple[int, int]] | None]:
         """The text, its ids, and where in it each token lies (None if the tokenizer is not a fast one)."""

@@ -13,6 +13,12 @@ from typing import Any
 # Signs that may stand around an answer without changing it; string.punctuation is ASCII only.
 PUNCTUATION = string.punctuation + "“”„‘’«»…–—¿¡。、，！？"
 
+# Chinese, Japanese, Thai, Lao, Burmese, Khmer: no spaces between words, so that each character counts as one.
+UNSPACED = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -61,14 +67,14 @@ def _plain(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     text = "".join(char for char in text.casefold() if char not in PUNCTUATION)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+    return re.findall(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", re.sub(r"\b(a|an|the)\b", " ", text))
 
 
 class _AnyLanguage:
     """The words of a text for rouge_score, whose own tokenizer throws away every letter that is not ASCII."""
 
     def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.casefold())
+        return re.findall(rf"[{UNSPACED}]|[^\W{UNSPACED}]+", text.casefold())
 
 
 @cache

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import MAX_FILE, check_regular, shortened
 from tuner.choices import REFERENCE
 from tuner.inputs.hub import HUB_NAME, hub_blocked
+from tuner.inputs.model_sizes import check_sizes, shards_of
 
 INDEX = "model.safetensors.index.json"
 # What a model needs of a Hub repository; leaves out second copies of the weights in other formats.
@@ -105,6 +107,7 @@ def check_config(folder: Path) -> None:
         found = ", ".join(sorted(each.name for each in folder.iterdir())[:8]) or "nothing"
         raise A2SFError(f"{folder} is no model folder: it has no config.json (it has {found}).")
     config = _read_json(path)
+    check_sizes(folder, config)
 
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -121,6 +124,8 @@ def check_config(folder: Path) -> None:
         hint = f"did you mean {near[0]!r}?" if near else "check the file, or upgrade transformers."
         raise A2SFError(f"{path}: transformers knows no model_type {kind!r}; {hint}")
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise A2SFError(f"{path}: architectures must be a list of names, not {shortened(architectures)}.")
     if config.get("is_encoder_decoder") or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise A2SFError(
             f"{path}: {kind!r} is not a decoder-only language model, and only these have the cache that is "
@@ -133,6 +138,10 @@ def check_config(folder: Path) -> None:
 
     try:
         AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except MemoryError:
+        raise A2SFError(
+            f"There is not enough memory to read {path}; free some, or raise the limit (ulimit -v)."
+        ) from None
     except Exception as error:  # every model checks its fields its own way
         raise A2SFError(f"{path} is not a usable config: {brief(error)}.") from error
 
@@ -141,7 +150,7 @@ def check_weights(folder: Path) -> None:
     """Raise A2SFError unless all weights are there, as safetensors."""
     index = folder / INDEX
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        shards = shards_of(_read_json(index), index)
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             raise A2SFError(
@@ -163,6 +172,7 @@ def check_weights(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        check_regular(path, "the file", MAX_FILE)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise A2SFError(f"{path} cannot be read: {error.strerror}.") from None

@@ -63,7 +63,8 @@ def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     if isinstance(limit, int) and limit > 0:
         return limit
     # transformers writes 1e30 where the tokenizer has no limit.
-    return tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000_000 else sys.maxsize
+    longest = tokenizer.model_max_length
+    return int(longest) if isinstance(longest, int | float) and 0 < longest < 1_000_000_000 else sys.maxsize
 
 
 def _device(device: str) -> torch.device:

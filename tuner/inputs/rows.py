@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import MEGABYTE, check_regular
 
 FIELDS = ("context", "question", "answer", "id", "facts")
 OPTIONAL = ("question", "id", "facts")
 FILE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # A name that ends so is a file that is not there, never a data set on the Hub.
 LOOKS_LIKE_FILE = (*FILE_SUFFIXES, ".json", ".ndjson", ".tsv", ".txt", ".gz", ".zip", ".xlsx", ".arrow")
+
+MAX_LINE = 256 * MEGABYTE
+MAX_DATA = 1_000_000 * MEGABYTE
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Pairs of a place ("calls.jsonl line 7") and a row (column to value)."""
@@ -42,6 +46,7 @@ def file_rows(path: Path, columns: Mapping[str, str] | None) -> Rows:
         near = difflib.get_close_matches(path.name, beside, n=1)
         hint = f"did you mean {path.parent / near[0]}?" if near else "check the path."
         raise A2SFError(f"There is no data file {path}; {hint}")
+    check_regular(path, "the data file", MAX_DATA)
     if suffix == ".jsonl":
         return _jsonl_rows(path)
     if suffix == ".csv":
@@ -54,13 +59,18 @@ def file_rows(path: Path, columns: Mapping[str, str] | None) -> Rows:
 def _text_lines(path: Path) -> Iterator[str]:
     """Lines with their ends. Decoded one by one, as only so the line with a wrong byte is known."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            if len(raw) >= MAX_LINE:
+                raise A2SFError(f"{path.name} line {number} has over {MAX_LINE / MEGABYTE:g} MB; cut it into samples.")
             try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 utf16 = number == 1 and raw[:2] in (b"\xff\xfe", b"\xfe\xff")
                 found = "the file is UTF-16" if utf16 else f"byte {raw[error.start]:#04x} is not UTF-8"
                 raise A2SFError(f"{path.name} line {number}: {found}; save the file as UTF-8.") from None
+            if "\0" in text:
+                raise A2SFError(f"{path.name} line {number} holds NUL bytes: is the file UTF-16? Save it as UTF-8.")
+            yield text
 
 
 def _jsonl_rows(path: Path) -> Rows:
@@ -125,6 +135,8 @@ def _parquet_rows(path: Path, columns: Mapping[str, str] | None) -> Rows:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            for name in {name for name in names if names.count(name) > 1}:
+                raise A2SFError(f"{path.name}: the column {name!r} is there twice; rename one.")
             # One row holds all names, for the sentence on missing columns; only those needed are read.
             needed = [name for name in names if name in {*FIELDS, *(columns or {}).values()}]
             number = 0

@@ -10,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import MEGABYTE, check_regular, shortened
 from studies.samples import SampleSpec
 from tuner.inputs.own_metric import find_metric
+from tuner.inputs.yaml_file import parse_mapping
 
 SLOTS = ("context", "question")
 LATER_FIELDS = ("stop", "eos", "chat_template", "system", "answer_prefix", "examples")
@@ -145,10 +146,11 @@ def _read_task(path: Path) -> Task:
 
 def _read_mapping(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping, laid over that of the file it includes."""
+    text = _read_text(path)  # first, since only what can be read can be resolved
     if path.resolve() in including:
         chain = " -> ".join(each.name for each in (*including, path))
         raise A2SFError(f"{path}: the includes form a circle ({chain}); remove one of them.")
-    fields = _parse(path, _read_text(path))
+    fields = parse_mapping(path, text)
     include = fields.pop("include", None)
     if include is None:
         return fields
@@ -173,6 +175,8 @@ def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if not path.is_dir():
+            check_regular(path, "the task file", MEGABYTE)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
@@ -185,41 +189,6 @@ def _read_text(path: Path) -> str:
         raise A2SFError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
     except OSError as error:
         raise A2SFError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """yaml.safe_load, but a key written twice is an error instead of silently the later value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                first = seen[key.value]
-                problem = f"the key {key.value!r} is written twice, first on line {first}; remove one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        fields = yaml.load(text, _UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        # A bracket or quote left open is noticed far below the line to mend.
-        start = f" ({error.context} that begins on line {error.context_mark.line + 1})" if error.context_mark else ""
-        raise A2SFError(f"{path}:{line} {error.problem}{start}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise A2SFError(f"{path} is not valid YAML: {error}.") from error
-    if not isinstance(fields, dict):
-        raise A2SFError(f"{path} must hold 'field: value' lines such as 'title: My task', not {_kind(fields)}.")
-    return fields
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -239,4 +208,4 @@ def _sentence(error: ErrorDetails) -> str:
         said = f"{f'field {where!r}' if where else 'the field'} {error['ctx']['error']}"
         return said if said.endswith("?") else f"{said}."
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"field {where!r} is {error['input']!r}: {message}."
+    return f"field {where!r} is {shortened(error['input'])}: {message}."

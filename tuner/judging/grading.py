@@ -12,6 +12,7 @@ from transformers import StoppingCriteria
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
+from tuner.inputs.greedy import greedily
 from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.power import resolution
@@ -120,13 +121,11 @@ def generate(
             prompt = torch.tensor(samples[index].prompt_ids, device=model.device)
             ids[row, width - len(prompt) :] = prompt
             mask[row, width - len(prompt) :] = 1
-        with attach(policy, model):
+        with greedily(model, tokenizer, max_new_tokens) as settings, attach(policy, model):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=filler,
+                generation_config=settings,
                 stopping_criteria=[Stopped(tokenizer, stop, width)] if stop else None,
             )
         for row, index in enumerate(rows):

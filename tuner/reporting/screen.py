@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from tuner.judging.verdict import share
+from tuner.printing import printable
 from tuner.reporting.result import Result
 from tuner.watch import Progress, Watch
 
@@ -20,7 +23,14 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def screen() -> Console:
     """Where a run is shown. Titles, labels and paths are the user's own words, so that nothing in them is markup."""
-    return Console(markup=False, emoji=False, highlight=False)
+    return _Screen(markup=False, emoji=False, highlight=False)
+
+
+class _Screen(Console):
+    """Writes out what would be a command to the terminal, in lines and in the cells of tables."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
 
 
 @contextmanager
@@ -128,8 +138,11 @@ def show(console: Console, result: Result) -> None:
         f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats per token"
     )
     console.print(f"alpha: {said}")
-    console.print(f"MLflow    {result.serve_command}", soft_wrap=True)
-    console.print(f"          then open {result.link}", soft_wrap=True)
+    if result.serve_command:
+        console.print(f"MLflow    {result.serve_command}", soft_wrap=True)
+        console.print(f"          then open {result.link}", soft_wrap=True)
+    elif result.link:
+        console.print(f"MLflow    {result.link}", soft_wrap=True)
     console.print(f"Picture   {result.folder / 'pareto.png'}", soft_wrap=True)
     console.print(f"Policy    {result.config}", soft_wrap=True)
 

@@ -21,7 +21,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """Hold `folder`, made if missing, for the length of the block, and clear away what a killed run left in it.
 
     Raises:
-        A2SFError: if another process holds it, with its number, or if the folder cannot be written.
+        A2SFError: if another process holds it, with its number, or if the folder cannot be written, now or later.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,24 @@ def only_run_in(folder: Path) -> Iterator[None]:
         raise cannot_write(folder, error) from None
     try:
         yield
+    except (BrokenPipeError, ConnectionError):
+        raise  # of whoever reads the output, or of the network
+    except OSError as error:
+        raise _cannot_go_on(folder, error) from error
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _cannot_go_on(folder: Path, error: OSError) -> A2SFError:
+    """The sentence for a full disk, or a folder that went away under the run."""
+    if not folder.is_dir():
+        return A2SFError(f"{folder} was removed while the run wrote to it: the same command starts it anew.")
+    where = error.filename or folder
+    return A2SFError(
+        f"cannot write {where} any more ({error.strerror or error}): make room or give this user write access, and run "
+        "the same command again; every finished trial is kept."
+    )
 
 
 def _holder(folder: Path) -> str:

@@ -15,7 +15,10 @@ import numpy as np
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import write_whole
+from a2sf_core.foreign import parse_json, read_text
+from tuner.schemas import validated
 from tuner.search.allocation import allocate
+from tuner.search.profile_schema import ProfileSchema
 
 PROFILE_FILE = "profile.json"
 BUDGETS = (0.03, 0.08, 0.2, 0.45)
@@ -100,15 +103,20 @@ class Profile:
         Raises:
             A2SFError: if the file is not a profile, or one of another grid.
         """
-        try:
-            data = json.loads(path.read_text())
-            budgets = data["budgets"]
-            tables = [np.array(data[name], dtype=float) for name in ("layer_loss", "half_life", "recent", "head_loss")]
-            found = cls(tables[0], tables[1], tables[2], tables[3], data["n_samples"], data["evaluations"])
-        except (ValueError, KeyError, TypeError) as error:
+        mend = "delete it, it is measured anew."
+        text = read_text(path, "the sensitivity profile", mend)
+        where = f"{path} is not a sensitivity profile"
+        read = validated(ProfileSchema, parse_json(text, where, mend), where, mend)
+        if read.budgets != list(BUDGETS):
+            raise A2SFError(f"{path} was measured on another grid by an older version; {mend}")
+        tables = [np.array(table, dtype=float) for table in (read.layer_loss, read.half_life, read.recent)]
+        return cls(tables[0], tables[1], tables[2], np.array(read.head_loss), read.n_samples, read.evaluations)
+
+    def check_shape(self, n_layers: int, n_kv_heads: int, path: Path) -> None:
+        """Raise A2SFError unless it is of a model with so many layers and KV heads; `path` is where it was read."""
+        found = self.head_loss.shape[:2]
+        if found != (n_layers, n_kv_heads):
             raise A2SFError(
-                f"{path} is not a sensitivity profile ({error}); delete it, it is measured anew."
-            ) from error
-        if budgets != list(BUDGETS):
-            raise A2SFError(f"{path} was measured on another grid by an older version; delete it, it is measured anew.")
-        return found
+                f"{path} is of a model with {found[0]} layers and {found[1]} KV heads, not {n_layers} and "
+                f"{n_kv_heads}; delete it, it is measured anew."
+            )

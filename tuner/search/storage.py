@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import optuna
@@ -13,7 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import check_regular
 from a2sf_core.policy import Policy
+from tuner.search.journal import MAX_BYTES, check_for_resume, check_lines, check_trials
 from tuner.search.objectives import DIRECTIONS, MEMORY
 from tuner.search.profile import PROFILE_FILE
 from tuner.search.records import TrialRecord
@@ -43,8 +45,9 @@ class TrialResult:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialResult:
-        """That of a finished trial."""
-        return cls(**trial.user_attrs[_RESULT])
+        """That of a finished trial; what earlier versions measured, and no longer counts, is left out."""
+        told = trial.user_attrs[_RESULT]
+        return cls(**{each.name: told[each.name] for each in fields(cls) if each.name in told})
 
 
 class Storage:
@@ -63,16 +66,18 @@ class Storage:
         path = run_dir.resolve() / JOURNAL
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            _drop_torn_line(path)
-            storage = JournalStorage(JournalFileBackend(str(path)))
-            self._study = optuna.create_study(
-                storage=storage, study_name=_NAME, directions=DIRECTIONS, load_if_exists=True
+            if path.exists():
+                _drop_torn_line(path)
+            self._study = _open(
+                path,
+                lambda storage: optuna.create_study(
+                    storage=storage, study_name=_NAME, directions=DIRECTIONS, load_if_exists=True
+                ),
             )
         except OSError as error:
             raise cannot_write(run_dir, error) from None
-        except (KeyError, ValueError) as error:
-            raise A2SFError(f"{path} is not a readable Optuna journal ({error}); move it away or use --out.") from error
         self._check_identity(run_dir, identity)
+        check_for_resume(path, self.trials())
 
     def _check_identity(self, run_dir: Path, identity: Mapping[str, str]) -> None:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
@@ -99,7 +104,7 @@ class Storage:
 
     def trials(self) -> list[FrozenTrial]:
         """Every finished trial as Optuna knows it."""
-        return self._study.get_trials(deepcopy=False)
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
@@ -141,17 +146,36 @@ def read_identity(run_dir: Path) -> dict[str, str]:
 
 def _open_for_reading(run_dir: Path) -> optuna.Study:
     path = run_dir / JOURNAL
-    if not path.is_file():
+    if not path.exists():
         raise A2SFError(f"{run_dir} holds no study ({JOURNAL} is missing); give the folder of an earlier run.")
     try:
-        return optuna.load_study(storage=JournalStorage(JournalFileBackend(str(path))), study_name=_NAME)
-    except (OSError, KeyError, ValueError) as error:
-        raise A2SFError(f"{path} is not a readable Optuna journal ({error}).") from error
+        return _open(path, lambda storage: optuna.load_study(storage=storage, study_name=_NAME))
+    except OSError as error:
+        raise A2SFError(f"{path} cannot be read ({error.strerror}); give the folder of an earlier run.") from None
+
+
+def _open(path: Path, how: Callable[[JournalStorage], optuna.Study]) -> optuna.Study:
+    """The study in the journal at `path`, checked to its last trial."""
+    if path.exists():
+        check_lines(path)
+    try:
+        study = how(JournalStorage(JournalFileBackend(str(path))))
+        trials = study.get_trials(deepcopy=False)
+    except OSError:
+        raise
+    except Exception as error:  # Optuna takes lines for granted, and fails in as many ways as they can be wrong
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise A2SFError(f"{path} is not a readable Optuna journal ({said}); move it away or use --out.") from error
+    if [direction.name.lower() for direction in study.directions] != list(DIRECTIONS):
+        raise A2SFError(f"{path} is a study of other objectives; move it away or use --out.")
+    check_trials(path, study.user_attrs, [trial for trial in trials if trial.state.is_finished()])
+    return study
 
 
 def _drop_torn_line(journal: Path) -> None:
     """Cut off a last line that a kill or a power cut left unfinished; what it would have said never happened."""
-    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+    check_regular(journal, "the study", MAX_BYTES)
+    if not (content := journal.read_bytes()).endswith(b"\n"):
         with journal.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
 

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
@@ -86,6 +87,7 @@ class Study:
 
         Every study begins with what the profile says, the baselines (`Space.enqueued`) and the seeds of the plan.
         """
+        self._check_fits(engine, space)
         # A point under a rule that is not searched here would be another policy under any other.
         seeds = (seed for seed in plan.seeds if seed.params.get("rule", space.rules[0]) in space.rules)
         first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in seeds)]
@@ -107,6 +109,20 @@ class Study:
             self._run_some(engine, asked, full, race, racing=plan.racing)
             done += together
             on_trial(done)
+
+    def _check_fits(self, engine: Engine, space: Space) -> None:
+        """Raise A2SFError if the journal holds points of another space or figures of other samples."""
+        probe = optuna.create_study(directions=DIRECTIONS).ask()
+        ask(probe, space)
+        for trial in self._kept.trials():
+            seen = len(TrialResult.of(trial).sample_kl)
+            if trial.params and trial.distributions != probe.distributions:
+                raise A2SFError(f"Trial {trial.number} of the study is of another search space; use --out.")
+            if trial.state == TrialState.COMPLETE and seen != len(engine.samples):
+                n = len(engine.samples)
+                raise A2SFError(
+                    f"Trial {trial.number} of the study was measured on {seen} samples, not {n}; use --out."
+                )
 
     def _unknown(self, trials: Iterable[FirstTrial]) -> list[FirstTrial]:
         """Those that were neither finished nor enqueued, each label once."""

@@ -1,4 +1,4 @@
-"""MLflow's database file: opened without waiting for the disk, kept quiet, its faults told in one sentence."""
+"""MLflow at work: its database file whole and without waits for the disk, its noise off, its faults in one sentence."""
 
 from __future__ import annotations
 
@@ -15,44 +15,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2sf_core.errors import A2SFError
+from tuner.tracking.place import Place, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+"""Or else two lines with emoji per run, where a server takes them."""
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _LOCK_WAIT_S = 3.0
 _MAKING = ".making-"
 
 
-@functools.cache
-def open_database(path: Path) -> MlflowClient:
-    """MLflow's client on the SQLite file `path`, made if there is none.
+def open_client(place: Place) -> MlflowClient:
+    """MLflow's client; a SQLite file is made if there is none."""
+    from mlflow import MlflowClient
 
-    MLflow makes a new database in some fifty steps, and cannot go on where it was stopped. So it does that beside
-    `path`, and what appears there is whole.
+    return MlflowClient(tracking_uri=place.uri) if place.database is None else _open_database(place)
+
+
+@functools.cache
+def _open_database(place: Place) -> MlflowClient:
+    """MLflow makes a new database in some fifty steps, and cannot go on where it was stopped. So it does that beside
+    its place, and what appears there is whole.
     """
     from mlflow import MlflowClient
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
+
+    path = place.database
+    assert path is not None
 
     @event.listens_for(Engine, "connect")
     def do_not_wait_for_the_disk(connection: Any, _: Any) -> None:
         """Six commits a trial cost 100 ms on a busy disk. A kill loses nothing without the wait; a power cut might."""
         if isinstance(connection, sqlite3.Connection):
             file = Path(connection.execute("PRAGMA database_list").fetchone()[2])
-            if file.name == path.name and file.is_relative_to(path.parent):  # in its place, or in the making
+            ours = place.embedded and file.is_relative_to(path.parent)  # others' databases are as they want them
+            if ours and file.name == path.name:  # in its place, or in the making
                 connection.execute("PRAGMA synchronous = OFF")
 
-    _clear_away(path)
+    if place.embedded:
+        _clear_away(path)
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=_MAKING) as folder:
             MlflowClient(tracking_uri=f"sqlite:///{folder}/{path.name}")
             os.replace(f"{folder}/{path.name}", path)
-    return MlflowClient(tracking_uri=f"sqlite:///{path}")
+    return MlflowClient(tracking_uri=place.uri)
 
 
 def _clear_away(path: Path) -> None:
-    """Remove what a kill left: a database half-made beside its place or, by earlier versions, in it."""
+    """Remove what a kill left: a database half-made beside its place and, with `halves`, by earlier versions in it."""
     for folder in path.parent.glob(f"{_MAKING}*"):
         shutil.rmtree(folder, ignore_errors=True)
     if path.exists() and not _is_whole(path):
@@ -67,55 +81,91 @@ def _is_whole(path: Path) -> bool:
 
 
 @contextmanager
-def at_work(database: Path) -> Iterator[None]:
-    """Keep MLflow quiet, and turn a folder or database that cannot be written into one clear sentence."""
+def at_work(place: Place) -> Iterator[None]:
+    """Keep MLflow quiet, and turn a folder, database or server that cannot be used into one clear sentence."""
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        # Asked up front: MLflow itself retries a locked or read-only database for minutes.
-        tempfile.TemporaryFile(dir=database.parent).close()
-        if database.exists():  # or else this would make it, empty
-            with closing(sqlite3.connect(database, timeout=_LOCK_WAIT_S)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
+        if place.embedded:
+            assert place.database is not None
+            place.database.parent.mkdir(parents=True, exist_ok=True)
+        # Asked up front: MLflow itself retries what does not answer, is locked or read-only for minutes.
+        if place.database is not None:
+            tempfile.TemporaryFile(dir=place.database.parent).close()
+            if place.database.exists():  # or else this would make it, empty
+                with closing(sqlite3.connect(place.database, timeout=_LOCK_WAIT_S)) as connection:
+                    connection.execute("BEGIN IMMEDIATE")
+        else:
+            place.check_answers()
     except (OSError, sqlite3.Error) as error:
-        _explain(error, database)
+        _explain(error, place)
         raise
-    with _quiet():
+    with _quiet(), _impatient():
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import DBAPIError
 
         try:
             yield
-        except (PermissionError, MlflowException, DBAPIError) as error:
-            _explain(error, database)
+        except ModuleNotFoundError as error:
+            if place.database is not None:
+                raise
+            raise A2SFError(
+                f"MLflow needs {error.name} for {place.shown}: pip install 'psycopg[binary]' for PostgreSQL, or the "
+                "driver that the address names."
+            ) from error
+        except (OSError, UnicodeDecodeError, sqlite3.Error, MlflowException, DBAPIError) as error:
+            _explain(error, place)
             raise
 
 
-def _explain(error: Exception, database: Path) -> None:
+def _explain(error: Exception, place: Place) -> None:
     """Raise the sentence for a fault that the user can mend."""
-    text = str(error)
+    text, database = str(error), place.database
+    if database is None:
+        raise A2SFError(f"MLflow at {place.shown} does not take the runs ({brief(error, place)}).") from error
     if "database is locked" in text:
         raise A2SFError(
             f"Another program holds the tracking database {database}: "
             "close it (a second run, a database browser) and run the same command again."
         ) from error
-    if "not a database" in text or "image is malformed" in text:
+    if isinstance(error, UnicodeDecodeError) or "not a database" in text or "malformed" in text:
+        mend = "delete it and run the same command again; it is rebuilt from the study."
         raise A2SFError(
-            f"The tracking database {database} is damaged: "
-            "delete it and run the same command again; it is rebuilt from the study."
+            f"The tracking database {database} is damaged: {mend if place.embedded else 'give another one.'}"
         ) from error
     unwritable = ("readonly database", "unable to open database", "disk is full")
     if isinstance(error, OSError) or any(words in text for words in unwritable):
-        reason = getattr(error, "strerror", None) or text.split("\n")[0]
         raise A2SFError(
-            f"Cannot write the tracking folder {database.parent} ({reason}): "
+            f"Cannot write the tracking folder {database.parent} ({brief(error, place)}): "
             "give this user write access and free space there, or choose another run folder."
         ) from error
+
+
+def brief(error: BaseException, place: Place) -> str:
+    """What the system said, or else a library, on one line and without the password."""
+    causes = [error]
+    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(deeper)
+    of_system = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    said = of_system[-1] if of_system else str(error).strip().split("\n")[0] or type(error).__name__
+    said = said.replace(place.uri, place.shown)
+    return (without_password(said) if "://" in said else said)[:200].rstrip(".")
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """No retries and short waits, unless the user has set them: the next visit sends what this one could not."""
+    ours = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Import MLflow without telemetry, and silence it for the length of one call only."""
-    os.environ.update(TELEMETRY_OFF)
+    os.environ.update(TELEMETRY_OFF | SILENT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow  # noqa: F401  (its import sets the level of its own logger, so it must come first)

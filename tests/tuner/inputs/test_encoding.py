@@ -161,3 +161,9 @@ def test_nothing_fits(tokenizer: Any) -> None:
     message = str(caught.value)
     assert "No sample fits the model's 120 tokens: in 's' the answer and max_new_tokens need 100" in message
     assert f"of at least {MIN_CONTEXT} for the context; lower max_new_tokens of task 't'" in message
+
+
+def test_a_beginning_that_the_prompt_writes_out_is_there_once(tokenizer: Any) -> None:
+    plain = encode([sample(words(20))], tokenizer, task("{context} {question} Answer:"), 500)[0]
+    written = task(f"{tokenizer.bos_token}{{context}} {{question}} Answer:")
+    assert encode([sample(words(20))], tokenizer, written, 500)[0].prompt_ids == plain.prompt_ids

@@ -75,3 +75,17 @@ def test_token_accuracy_needs_no_text_and_refuses_it() -> None:
 
 def test_every_metric_is_registered_under_its_own_name() -> None:
     assert all(name == metric.name for name, metric in METRICS.items())
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("東京都の天気は晴れ", "東京都の天気は雨れ", 8 / 9),
+        ("北京", "上海", 0.0),
+        ("ราคา 34 บาท", "ราคา 35 บาท", 7 / 8),
+        ("서울 날씨", "서울 날짜", 0.5),  # Korean has spaces
+    ],
+)
+def test_languages_without_spaces_count_by_character(prediction: str, reference: str, expected: float) -> None:
+    assert f1(prediction, reference) == pytest.approx(expected)
+    assert rouge_l(prediction, reference) == pytest.approx(expected)

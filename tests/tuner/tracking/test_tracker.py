@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -27,7 +26,6 @@ import pytest
 
 from a2sf_core import A2SFError
 from tuner.search.records import TrialRecord
-from tuner.tracking.bulk import run_id
 from tuner.tracking.tracker import Tracker
 
 CHROMIUM = shutil.which("chromium")
@@ -127,51 +125,6 @@ def test_every_trial_is_one_complete_child(run_dir: Path, synced: tuple[Tracker,
     assert failed.data.tags["a2sf.group"] == "5 failed"
 
 
-@pytest.fixture(params=["bulk", "client"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways of writing; the client's is taken where MLflow's table models are not to be had."""
-    if request.param == "client":
-        monkeypatch.setitem(sys.modules, "mlflow.store.tracking.dbmodels.models", None)
-    return str(request.param)
-
-
-def test_bulk_writes_what_the_client_writes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Tracker(run_dir, EXPERIMENT, "in bulk").sync(make_trials())
-    monkeypatch.setitem(sys.modules, "mlflow.store.tracking.dbmodels.models", None)
-    Tracker(run_dir, EXPERIMENT, "by client").sync(make_trials())
-    told = []
-    for study, in_bulk in (("in bulk", True), ("by client", False)):
-        parent, children = runs(run_dir, study)
-        ids = {parent.info.run_id: "parent"} | {run.info.run_id: f"child {n}" for n, run in children.items()}
-        assert [run.info.run_id == run_id(parent.info.run_id, n) for n, run in children.items()] == [in_bulk] * N_TRIALS
-        told.append(sorted(_everything(run_dir, ids)))
-    assert told[0] == told[1]
-    assert len(told[0]) > N_TRIALS * 30
-
-
-def _everything(run_dir: Path, ids: dict[str, str]) -> Iterator[str]:
-    """Each row of these runs in any table of MLflow, and their files; ids replaced, the parent's own left out."""
-    with sqlite3.connect(run_dir / "mlflow" / "mlflow.db") as database:
-        database.row_factory = sqlite3.Row
-        for table, column in database.execute(
-            "select m.name, c.name from sqlite_master m, pragma_table_info(m.name) c "
-            "where m.type = 'table' and c.name in ('run_uuid', 'run_id')"
-        ).fetchall():
-            for row in database.execute(f"select * from {table}"):
-                if ids.get(row[column], "parent") != "parent":
-                    yield f"{table} {sorted((name, _renamed(row[name], ids)) for name in row.keys())}"  # noqa: SIM118
-    for key, name in ids.items():
-        for path in (run_dir / "mlflow" / "artifacts" / key).rglob("*.*"):
-            yield f"{name} {path.name} {path.read_text()}"
-
-
-def _renamed(value: object, ids: dict[str, str]) -> str:
-    text = repr(value)
-    for key in re.findall("[0-9a-f]{32}", text):
-        text = text.replace(key, ids[key])
-    return text
-
-
 def test_a_resumed_study_finds_its_runs_and_moves_the_tags(
     run_dir: Path, synced: tuple[Tracker, list[TrialRecord]]
 ) -> None:
@@ -185,7 +138,7 @@ def test_a_resumed_study_finds_its_runs_and_moves_the_tags(
 
 
 def test_a_kill_in_the_middle_doubles_nothing(run_dir: Path) -> None:
-    study, many = "killed", 2000
+    study, many = "killed", 100
     program = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
@@ -220,20 +173,33 @@ def test_a_kill_in_the_middle_doubles_nothing(run_dir: Path) -> None:
         assert len(run.data.metrics) == sum(map(math.isfinite, trial.metrics.values()))
 
 
-def test_a_sync_that_was_interrupted_is_simply_done_again(run_dir: Path) -> None:
+@pytest.mark.parametrize("step", ["create_run", "log_batch", "set_terminated"])
+def test_a_sync_that_was_interrupted_is_simply_done_again(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     """Ctrl-C may fall between the commit and the moment the tracker has noted it."""
-    trials = make_trials(5)
-    first, second = (Tracker(run_dir, EXPERIMENT, "twice") for _ in range(2))
-    first.sync(trials)
-    before = runs(run_dir, "twice")[1]
-    second.sync(trials)
-    after = runs(run_dir, "twice")[1]
-    assert {n: run.to_dictionary() for n, run in before.items()} == {n: run.to_dictionary() for n, run in after.items()}
+    from mlflow import MlflowClient
+
+    tracker, real, calls = Tracker(run_dir, EXPERIMENT, f"twice {step}"), getattr(MlflowClient, step), []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(real(*args, **kwargs))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    monkeypatch.setattr(MlflowClient, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.sync(make_trials(5))
+    tracker.sync(make_trials(5))
+    children = runs(run_dir, f"twice {step}")[1]
+    assert sorted(children) == list(range(5))
+    assert all(run.info.status != "RUNNING" for run in children.values())
 
 
-def test_syncing_while_the_study_runs(run_dir: Path, way: str) -> None:
+def test_syncing_while_the_study_runs(run_dir: Path) -> None:
     """Trials come, the front moves, and the user deletes a run in the browser meanwhile."""
-    study, trials = f"running {way}", [replace(trial, pareto=False) for trial in make_trials(12)]
+    study, trials = "running", [replace(trial, pareto=False) for trial in make_trials(12)]
     tracker = Tracker(run_dir, EXPERIMENT, study)
     for done in range(0, 13, 3):
         seen = [replace(trial, pareto=done - 3 <= trial.number < done) for trial in trials[:done]]
@@ -318,14 +284,37 @@ def test_telemetry_is_off_and_the_process_stays_as_it_was(run_dir: Path, caplog:
     assert caplog.records == []
 
 
-def test_a_locked_database_is_named(run_dir: Path) -> None:
-    tracker = Tracker(run_dir, EXPERIMENT, "locked")
+def test_a_database_that_is_locked_meanwhile_ends_no_run_and_the_next_visit_catches_up(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.tracking.tracker.HOLD_OFF_S", 0.0)
+    said: list[str] = []
+    tracker = Tracker(run_dir, EXPERIMENT, "locked", say=said.append)
     database = run_dir / "mlflow" / "mlflow.db"
     with sqlite3.connect(database) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(A2SFError, match="Another program holds the tracking database") as caught:
-            tracker.sync(make_trials(1))
-    assert str(database) in str(caught.value)
+        tracker.sync(make_trials(1))
+        tracker.sync(make_trials(2))
+    (sentence,) = said
+    assert sentence.startswith(f"Another program holds the tracking database {database}")
+    tracker.sync(make_trials(3))
+    assert said[1:] == [f"MLflow at sqlite:///{database} takes the runs again, and has all that it had missed."]
+    assert sorted(runs(run_dir, "locked")[1]) == [0, 1, 2]
+
+
+def test_a_locked_database_is_named_at_the_start(run_dir: Path) -> None:
+    Tracker(run_dir, EXPERIMENT, "locked")
+    with sqlite3.connect(run_dir / "mlflow" / "mlflow.db") as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(A2SFError, match="Another program holds the tracking database"):
+            Tracker(run_dir, EXPERIMENT, "locked")
+
+
+def test_more_params_than_mlflow_takes_at_once(run_dir: Path) -> None:
+    (trial,) = make_trials(1)
+    many = {f"layer_{i}": i / 7 for i in range(240)}
+    Tracker(run_dir, EXPERIMENT, "many").sync([replace(trial, params=many)])
+    assert len(runs(run_dir, "many")[1][0].data.params) == 240
 
 
 def test_a_read_only_folder_is_named(tmp_path: Path) -> None:

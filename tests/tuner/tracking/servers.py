@@ -1,0 +1,102 @@
+"""A real MLflow server on this machine, in front of SQLite or of a real PostgreSQL, stopped and started at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+POSTGRES = next((str(p.parent) for p in Path("/usr/lib/postgresql").glob("*/bin/initdb")), "") or str(
+    Path(shutil.which("initdb") or "").parent
+)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`mlflow server` on one port; `stop` and `start` again."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        self.port, self._folder, self._store = free_port(), folder, store
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--backend-store-uri", self._store]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | quiet, cwd=self._folder, start_new_session=True
+            )
+        wait_for(f"{self.address}/health", self._process)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            while _is_open(self.port):  # its workers hold the port a moment longer
+                time.sleep(0.01)
+        self._process = None
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Until it answers, or it has ended, or two minutes are over."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {address}")
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """The address of a database in a PostgreSQL of its own, which refuses to run as root."""
+    data, port = folder / "postgres", free_port()
+    data.mkdir(parents=True)
+    become: list[str] = []
+    if os.geteuid() == 0:
+        become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        shutil.chown(data, "nobody", "nogroup")
+    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/", "timeout": 120}
+    subprocess.run([*become, f"{POSTGRES}/initdb", "-D", data, "-A", "trust", "-U", "a2sf"], **run)  # type: ignore[call-overload]
+    server = subprocess.Popen(
+        [*become, f"{POSTGRES}/postgres", "-D", data, "-p", str(port), "-k", data, "-c", "listen_addresses=127.0.0.1",
+         "-c", "fsync=off"],
+        stderr=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run([f"{POSTGRES}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
+            assert time.monotonic() < deadline
+            assert server.poll() is None
+            time.sleep(0.1)
+        yield f"postgresql://a2sf@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)

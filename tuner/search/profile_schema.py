@@ -1,0 +1,41 @@
+"""The sensitivity profile in its file: what its tables may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tuner.measuring.bank import HALF_LIVES
+from tuner.schemas import Finite, Schema
+
+_MOST_BUDGETS, _MOST = 100, 10_000
+
+_HalfLife = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["inf"]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Losses = Annotated[list[Finite], Field(max_length=_MOST_BUDGETS)]
+
+
+class ProfileSchema(Schema):
+    """`Profile.to_dict`, field by field: `[layer][budget]`, or `[layer][kv_head][budget]` for `head_loss`."""
+
+    budgets: Annotated[list[Finite], Field(min_length=1, max_length=_MOST_BUDGETS)]
+    layer_loss: Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]
+    half_life: Annotated[list[Annotated[list[_HalfLife], Field(max_length=_MOST_BUDGETS)]], Field(max_length=_MOST)]
+    recent: Annotated[list[Annotated[list[_Share], Field(max_length=_MOST_BUDGETS)]], Field(max_length=_MOST)]
+    head_loss: Annotated[list[Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]], Field(max_length=_MOST)]
+    n_samples: Annotated[int, Field(ge=1)]
+    evaluations: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _of_one_model(self) -> ProfileSchema:
+        layers = {len(self.layer_loss), len(self.half_life), len(self.recent), len(self.head_loss)}
+        if len(layers) > 1 or len({len(heads) for heads in self.head_loss}) > 1:
+            raise ValueError("its tables differ in layers or KV heads")
+        heads = [row for layer in self.head_loss for row in layer]
+        lengths = {len(row) for table in (self.layer_loss, self.recent, heads) for row in table}
+        if lengths | {len(row) for row in self.half_life} != {len(self.budgets)}:
+            raise ValueError(f"its tables do not have one figure for each of {len(self.budgets)} budgets")
+        if not {float(each) for row in self.half_life for each in row} <= set(HALF_LIVES):
+            raise ValueError("half_life holds one that no engine knows")
+        return self

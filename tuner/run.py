@@ -16,7 +16,8 @@ from tuner.choices import parse_bytes
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.models import load_model, max_tokens, model_identity
+from tuner.inputs.identity import model_identity
+from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.splits import Parts, encode_and_split, report_samples
 from tuner.inputs.tasks import Task
 from tuner.judging.choice import Choice, choose

@@ -18,7 +18,8 @@ from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Recency
+from tuner.search.cut_alone import BUDGETS, NEGLIGIBLE, SINK, CutAlone
+from tuner.search.profile import Recency
 from tuner.watch import Progress
 
 PROFILE_BLOCKS = 4
@@ -33,9 +34,19 @@ MOST_REFINED = 6
 must not cost more than its search."""
 
 
-def measure_profile(engine: Engine, n_blocks: int, progress: Progress = lambda _done, _total: None) -> Profile:
-    """Measure the profile on the engine's first `n_blocks` blocks of samples."""
-    return _Measuring(engine, n_blocks, progress).profile()
+def measure_profile(
+    engine: Engine,
+    n_blocks: int,
+    progress: Progress = lambda _done, _total: None,
+    most_evaluations: int | None = None,
+) -> CutAlone:
+    """Measure the profile on the engine's first `n_blocks` blocks of samples.
+
+    Args:
+        progress: called with (layers done, in all).
+        most_evaluations: after so many no further layer is looked into; None for no limit.
+    """
+    return _Measuring(engine, n_blocks, progress).profile(math.inf if most_evaluations is None else most_evaluations)
 
 
 class _Measuring:
@@ -50,7 +61,7 @@ class _Measuring:
         self.head_loss = np.zeros((engine.n_layers, engine.n_kv_heads, len(BUDGETS)))
         self.everyone = range(engine.n_kv_heads)
 
-    def profile(self) -> Profile:
+    def profile(self, most_evaluations: float) -> CutAlone:
         n_layers = self.engine.n_layers
         for layer in range(n_layers):
             self.progress(layer, n_layers)
@@ -58,13 +69,15 @@ class _Measuring:
             self.head_loss[layer] = self.layer_loss[layer] / len(self.everyone)
         by_need = np.argsort(-self.layer_loss.sum(-1), kind="stable").tolist()
         for layer in [layer for layer in by_need if self.layer_loss[layer].any()][:MOST_REFINED]:
+            if self.evaluations >= most_evaluations:
+                break
             self._refine(layer)
             alone = np.zeros_like(self.head_loss[layer])  # [kv_head, budget]
             for head in self._sensitive_heads(layer, self.everyone):
                 alone[head] = self._curve(layer, (head,))
             self.head_loss[layer] = _shared_out(self.layer_loss[layer], alone)
         self.progress(n_layers, n_layers)
-        return Profile(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
+        return CutAlone(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
 
     def _refine(self, layer: int) -> None:
         """Find the best recency for each budget, smallest first: the half-life, then the recent share with it."""

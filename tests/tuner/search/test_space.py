@@ -13,21 +13,22 @@ from tuner.choices import RULES
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES, baseline_trials
+from tuner.search.cut_alone import BUDGETS, CutAlone
 from tuner.search.dimensions import Dimensions, Options, Range
-from tuner.search.profile import BUDGETS, Profile, Recency
+from tuner.search.profile import Recency
 from tuner.search.profiling import PROFILE_HALF_LIVES, RECENTS
 from tuner.search.records import Value
 from tuner.search.rules import SEARCHED
 from tuner.search.space import Space
 
 
-def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> Profile:
+def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> CutAlone:
     def curves(*shape: int) -> np.ndarray:
         return np.sort(rng.exponential(0.1, (*shape, len(BUDGETS))))[..., ::-1] * (rng.random((*shape, 1)) < 0.5)
 
     shape = n_layers, len(BUDGETS)
     half_life, recent = rng.choice(PROFILE_HALF_LIVES, shape), rng.choice(RECENTS, shape)
-    return Profile(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
+    return CutAlone(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
 
 
 def drawn(rng: np.random.Generator, r: Range | Options) -> Value:

@@ -1,0 +1,136 @@
+"""Which profile shapes a search: both kinds are measured as far as they are worth their price, and the one whose
+policies lose less on other search prompts is used.
+
+Cutting alone finds what a small model needs of its task, but it takes some evaluations a layer, and heads that stand in
+for each other hide from it. Reconstruction costs three readings of a few prompts however deep the model is, and tells
+nothing of a model that cannot repeat a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from a2sf_core.policy import Policy
+from tuner.measuring.engine import Engine
+from tuner.search.dimensions import Dimensions
+from tuner.search.profile import Profile
+from tuner.search.profile_file import Profiled
+from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
+from tuner.search.rereading import Reread, measure_reconstruction, prompts_to_reread
+from tuner.search.space import Space
+from tuner.watch import Watch
+
+READINGS_PAID = 2
+"""What profiling may cost: reading all search prompts so many times."""
+SHALLOW = 8
+"""Layers up to which cutting alone is always worth its price."""
+LEAST_CUTS_A_LAYER = 4
+"""Evaluations a layer without which cutting alone is not begun: one at each of its budgets."""
+JUDGED_AT = (0.12, 0.27)
+"""Budgets at which the profiles' policies are compared; the search begins with them, so that they cost nothing."""
+FLOORS = (0.5, 1.0)
+"""Weaker forms of the profile of reconstruction, tried beside it: half of it, and none, which is all heads alike."""
+HALF_LIVES_TRIED = (16.0, 64.0, 256.0)
+"""That go with it: the right one depends on what lies between the text and the cut."""
+
+
+def find_profile(
+    engine: Engine, dimensions: Dimensions, limit: int, part: Path | None, seed: int, watch: Watch
+) -> Profiled:
+    """Measure both kinds, as far as that is affordable, and choose.
+
+    Args:
+        engine: has read the search prompts.
+        dimensions: what is searched; says what the policies of a profile are.
+        limit: tokens that the model takes.
+        part: where what was measured is kept until all is; None for nowhere.
+        seed: of the prompts that are read twice; the others judge.
+        watch: told of both steps.
+    """
+    tokens = [len(sample.prompt_ids) for sample in engine.samples]
+    paid = READINGS_PAID * sum(tokens)
+    rows = prompts_to_reread(engine.samples, seed, paid)
+    reread = measure_reconstruction(engine, rows, limit, part, watch.step("Reading prompts twice"))
+    candidates = _forms(engine, dimensions, reread)
+    affordable = affordable_cuts(engine, paid - reread.cost)
+    remark = ""
+    if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
+        progress = watch.step("Profiling layers, heads")
+        cut_alone = measure_profile(engine, PROFILE_BLOCKS, progress, affordable)
+        candidates[cut_alone.kind] = cut_alone
+    else:
+        remark = (
+            f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
+            f"reading the prompts twice pays for {affordable}."
+        )
+    losses = held_out_losses(engine, dimensions, candidates, reread.rows)
+    best = min(candidates, key=lambda name: sum(losses[name].values()))
+    others = tuple(profile for profile in candidates.values() if profile.kind != candidates[best].kind)
+    why = _sentence(best, losses, reread, limit) + remark
+    return Profiled(candidates[best], tuple({other.kind: other for other in others}.values()), why, losses)
+
+
+def _forms(engine: Engine, dimensions: Dimensions, reread: Reread) -> dict[str, Profile]:
+    """The profile of reconstruction with the half-life that suits it best, as it is and weakened, by name."""
+    tried = {f"{h:g}": replace(reread.profile, half_life=h) for h in HALF_LIVES_TRIED}
+    losses = held_out_losses(engine, dimensions, tried, reread.rows)
+    best = tried[min(tried, key=lambda name: sum(losses[name].values()))]
+    half, none = (replace(best, floor=floor) for floor in FLOORS)
+    return {best.kind: best, f"{best.kind}, weakened": half, "heads alike": none}
+
+
+def affordable_cuts(engine: Engine, tokens: float) -> int | None:
+    """Evaluations of the profile's blocks that cost as much as reading so many prompt tokens; None: any number.
+
+    A token of an answer counts like one of a prompt, which fits models that are worth this care: there the weights are
+    what is read, and what is kept of the prompt is small beside them.
+    """
+    if engine.n_layers <= SHALLOW:
+        return None
+    answers = sum(len(sample.answer_ids) for sample in engine.samples)
+    of_blocks = answers * min(1.0, PROFILE_BLOCKS / engine.n_blocks)
+    return int(max(0.0, tokens) / max(1.0, of_blocks))
+
+
+def held_out_losses(
+    engine: Engine, dimensions: Dimensions, candidates: Mapping[str, Profile], seen: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Mean KL to the full cache, nats per token, by name and budget, of each profile's own policies.
+
+    Args:
+        seen: places of the samples that a profile was fitted on; they do not count.
+    """
+    others = np.setdiff1d(np.arange(len(engine.samples)), seen)
+    found: dict[str, dict[str, float]] = {}
+    for name, profile in candidates.items():
+        kl = {budget: engine.evaluate(own_policy(dimensions, profile, budget)).kl for budget in JUDGED_AT}
+        found[name] = {f"{budget:g}": float(values[others].mean()) for budget, values in kl.items()}
+    return found
+
+
+def own_policy(dimensions: Dimensions, profile: Profile, budget: float) -> Policy:
+    """What `profile` itself would keep of `budget`: the same policy as the search's first trials."""
+    space = Space.of(dimensions, profile)
+    return space.policy(space.complete(space.seed(budget)))
+
+
+def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], reread: Reread, limit: int) -> str:
+    def figures(name: str) -> str:
+        return " and ".join(f"{loss:.3f}" for loss in losses[name].values())
+
+    shares = " and ".join(f"{share:.0%}" for share in JUDGED_AT)
+    others = ", ".join(f"{name} {figures(name)}" for name in losses if name != best)
+    text = (
+        f"Profile: {best} ({len(reread.rows)} prompts read twice). At {shares} of the cache its policies lose KL "
+        f"{figures(best)} on the other search prompts; {others}."
+    )
+    if reread.n_shortened:
+        text += (
+            f" {reread.n_shortened} of the prompts read twice were shortened in the middle to {limit // 2} tokens, as "
+            f"the model takes {limit}."
+        )
+    return text

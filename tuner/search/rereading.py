@@ -1,0 +1,115 @@
+"""Measuring what is needed to say a prompt again, on as many search prompts as it takes to be sure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from a2sf_core.files import write_whole
+from a2sf_core.reread import attention_when_reread
+from tuner.inputs.encoding import Encoded
+from tuner.measuring.engine import Engine
+from tuner.measuring.memory import enough_memory
+from tuner.search.reconstruction import TOTALS, Reconstruction, kept_shares
+from tuner.watch import Progress
+
+MOST_PROMPTS, FEWEST_PROMPTS = 8, 3
+STABLE = 0.05
+"""Standard error, in parts of the total, at which no further prompt is asked."""
+READINGS = 3
+"""What reading a prompt twice and looking at it costs, in readings of that prompt."""
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What was found, by places in the engine's samples, and how many prompts were shortened to fit the model twice."""
+
+    profile: Reconstruction
+    rows: tuple[int, ...]
+    n_shortened: int
+    tokens: int
+
+    @property
+    def cost(self) -> int:
+        """In prompt tokens read."""
+        return READINGS * self.tokens
+
+
+def prompts_to_reread(samples: Sequence[Encoded], seed: int, most_tokens: float) -> list[int]:
+    """Places of the prompts to look at: at most `MOST_PROMPTS`, half of all, and what `most_tokens` pay for.
+
+    One is always looked at. The others stay for judging what it says.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(samples))[: max(1, min(MOST_PROMPTS, len(samples) // 2))]
+    cost = np.cumsum([READINGS * len(samples[row].prompt_ids) for row in shuffled])
+    return [int(row) for row, spent in zip(shuffled, cost, strict=True) if spent <= most_tokens or row == shuffled[0]]
+
+
+def shortened(ids: Sequence[int], most: int) -> list[int]:
+    """At most `most` tokens: the first half of them and the last."""
+    if len(ids) <= most:
+        return list(ids)
+    return [*ids[: most - most // 2], *ids[len(ids) - most // 2 :]]
+
+
+def measure_reconstruction(
+    engine: Engine, rows: Sequence[int], limit: int, part: Path | None, progress: Progress
+) -> Reread:
+    """Read the prompts `rows` twice, one after the other, until their mean is known well enough.
+
+    Args:
+        limit: tokens that the model takes; a prompt of more than half of it is shortened in the middle.
+        part: a file that holds what was found so far, so that a run that is stopped goes on; None for none.
+        progress: called with (layers of prompts done, in all).
+    """
+    found = _read_part(part)
+    device = engine.model.device
+    total = len(rows) * engine.n_layers
+    kept: list[np.ndarray] = []
+    done: list[int] = []
+    for place, row in enumerate(rows):
+        ids = shortened(engine.samples[row].prompt_ids, limit // 2)
+        if str(row) not in found:
+            with enough_memory(f"reading a prompt of {len(ids)} tokens twice"):
+                attention = attention_when_reread(
+                    engine.model,
+                    torch.tensor([ids], device=device),
+                    partial(_further, progress, place * engine.n_layers, total),
+                )
+            found[str(row)] = kept_shares(attention.cpu().numpy()).round(4)
+            _write_part(part, found)
+        kept.append(found[str(row)])
+        done.append(row)
+        if len(done) >= FEWEST_PROMPTS and Reconstruction(np.stack(kept)).spread() < STABLE:
+            break
+    progress(total, total)
+    lengths = [len(engine.samples[row].prompt_ids) for row in done]
+    used = sum(min(length, limit // 2) for length in lengths)
+    return Reread(Reconstruction(np.stack(kept)), tuple(done), sum(length > limit // 2 for length in lengths), used)
+
+
+def _further(progress: Progress, before: int, total: int, layer: int, _: int) -> None:
+    progress(before + layer, total)
+
+
+def _read_part(part: Path | None) -> dict[str, np.ndarray]:
+    """What an interrupted run found, by place in the samples; nothing if the file is not there or of another kind."""
+    try:
+        data = json.loads(part.read_text()) if part else {}
+        if data.get("totals") != list(TOTALS):
+            return {}
+        return {row: np.array(kept, dtype=float) for row, kept in data["prompts"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def _write_part(part: Path | None, found: dict[str, np.ndarray]) -> None:
+    if part:
+        prompts = {row: kept.tolist() for row, kept in found.items()}
+        write_whole(part, json.dumps({"totals": list(TOTALS), "prompts": prompts}) + "\n")

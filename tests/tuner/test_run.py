@@ -17,12 +17,13 @@ from tuner.run import tune
 def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
     assert list(steps) == [
-        "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Trials", "Reading select prompts",
-        "Reading report prompts", "Fitting alpha",
+        "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Trials",
+        "Reading select prompts", "Reading report prompts", "Fitting alpha",
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in steps.values()), steps
     assert steps["Trials"] == (26, 26)
-    (sentence,) = finished.watch.said
+    sentence, profile = finished.watch.said
+    assert profile.startswith("Profile: ")
     assert sentence.endswith("6 search, 3 select, 5 report samples")
 
 

@@ -54,7 +54,9 @@ def find_profile(
     tokens = [len(sample.prompt_ids) for sample in engine.samples]
     paid = READINGS_PAID * sum(tokens)
     rows = prompts_to_reread(engine.samples, seed, paid)
-    reread = measure_reconstruction(engine, rows, limit, part, watch.step("Reading prompts twice"))
+    reread = measure_reconstruction(
+        engine.model, engine.samples, rows, limit, part, watch.step("Reading prompts twice")
+    )
     candidates = _forms(engine, dimensions, reread)
     affordable = affordable_cuts(engine, paid - reread.cost)
     remark = ""

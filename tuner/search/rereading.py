@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ import torch
 from a2sf_core.files import write_whole
 from a2sf_core.reread import attention_when_reread
 from tuner.inputs.encoding import Encoded
-from tuner.measuring.engine import Engine
 from tuner.measuring.memory import enough_memory
 from tuner.search.reconstruction import TOTALS, Reconstruction, kept_shares
 from tuner.watch import Progress
@@ -28,7 +28,7 @@ READINGS = 3
 
 @dataclass(frozen=True)
 class Reread:
-    """What was found, by places in the engine's samples, and how many prompts were shortened to fit the model twice."""
+    """What was found, by places in the samples, and how many prompts were shortened to fit the model twice."""
 
     profile: Reconstruction
     rows: tuple[int, ...]
@@ -59,9 +59,9 @@ def shortened(ids: Sequence[int], most: int) -> list[int]:
 
 
 def measure_reconstruction(
-    engine: Engine, rows: Sequence[int], limit: int, part: Path | None, progress: Progress
+    model: Any, samples: Sequence[Encoded], rows: Sequence[int], limit: int, part: Path | None, progress: Progress
 ) -> Reread:
-    """Read the prompts `rows` twice, one after the other, until their mean is known well enough.
+    """Read the prompts of the samples in `rows` twice, one after the other, until their mean is known well enough.
 
     Args:
         limit: tokens that the model takes; a prompt of more than half of it is shortened in the middle.
@@ -69,18 +69,18 @@ def measure_reconstruction(
         progress: called with (layers of prompts done, in all).
     """
     found = _read_part(part)
-    device = engine.model.device
-    total = len(rows) * engine.n_layers
+    n_layers: int = model.config.get_text_config().num_hidden_layers
+    total = len(rows) * n_layers
     kept: list[np.ndarray] = []
     done: list[int] = []
     for place, row in enumerate(rows):
-        ids = shortened(engine.samples[row].prompt_ids, limit // 2)
+        ids = shortened(samples[row].prompt_ids, limit // 2)
         if str(row) not in found:
             with enough_memory(f"reading a prompt of {len(ids)} tokens twice"):
                 attention = attention_when_reread(
-                    engine.model,
-                    torch.tensor([ids], device=device),
-                    partial(_further, progress, place * engine.n_layers, total),
+                    model,
+                    torch.tensor([ids], device=model.device),
+                    partial(_further, progress, place * n_layers, total),
                 )
             found[str(row)] = kept_shares(attention.cpu().numpy()).round(4)
             _write_part(part, found)
@@ -89,7 +89,7 @@ def measure_reconstruction(
         if len(done) >= FEWEST_PROMPTS and Reconstruction(np.stack(kept)).spread() < STABLE:
             break
     progress(total, total)
-    lengths = [len(engine.samples[row].prompt_ids) for row in done]
+    lengths = [len(samples[row].prompt_ids) for row in done]
     used = sum(min(length, limit // 2) for length in lengths)
     return Reread(Reconstruction(np.stack(kept)), tuple(done), sum(length > limit // 2 for length in lengths), used)
 

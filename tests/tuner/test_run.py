@@ -17,7 +17,7 @@ from tuner.run import tune
 def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
     assert list(steps) == [
-        "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Trials",
+        "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Comparing profiles", "Trials",
         "Reading select prompts", "Reading report prompts", "Fitting alpha",
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in steps.values()), steps

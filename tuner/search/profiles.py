@@ -20,9 +20,10 @@ from tuner.search.dimensions import Dimensions
 from tuner.search.profile import Profile
 from tuner.search.profile_file import Profiled
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
+from tuner.search.reconstruction import Reconstruction
 from tuner.search.rereading import Reread, measure_reconstruction, prompts_to_reread
 from tuner.search.space import Space
-from tuner.watch import Watch
+from tuner.watch import Progress, Watch
 
 READINGS_PAID = 2
 """What profiling may cost: reading all search prompts so many times."""
@@ -49,38 +50,64 @@ def find_profile(
         limit: tokens that the model takes.
         part: where what was measured is kept until all is; None for nowhere.
         seed: of the prompts that are read twice; the others judge.
-        watch: told of both steps.
+        watch: told of all steps.
     """
-    tokens = [len(sample.prompt_ids) for sample in engine.samples]
-    paid = READINGS_PAID * sum(tokens)
+    paid = READINGS_PAID * sum(len(sample.prompt_ids) for sample in engine.samples)
     rows = prompts_to_reread(engine.samples, seed, paid)
-    reread = measure_reconstruction(
-        engine.model, engine.samples, rows, limit, part, watch.step("Reading prompts twice")
-    )
-    candidates = _forms(engine, dimensions, reread)
+    progress = watch.step("Reading prompts twice")
+    reread = measure_reconstruction(engine.model, engine.samples, rows, limit, part, progress)
     affordable = affordable_cuts(engine, paid - reread.cost)
+    known: dict[str, Profile] = {}
     remark = ""
     if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
-        progress = watch.step("Profiling layers, heads")
-        cut_alone = measure_profile(engine, PROFILE_BLOCKS, progress, affordable)
-        candidates[cut_alone.kind] = cut_alone
+        cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable)
+        known[cut_alone.kind] = cut_alone
     else:
         remark = (
             f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
             f"reading the prompts twice pays for {affordable}."
         )
-    losses = held_out_losses(engine, dimensions, candidates, reread.rows)
-    best = min(candidates, key=lambda name: sum(losses[name].values()))
-    others = tuple(profile for profile in candidates.values() if profile.kind != candidates[best].kind)
-    why = _sentence(best, losses, reread, limit) + remark
-    return Profiled(candidates[best], tuple({other.kind: other for other in others}.values()), why, losses)
+    n_judged = len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)
+    compared = watch.step("Comparing profiles")
+    judge = _Judge(engine, dimensions, reread.rows, compared, n_judged)
+    candidates = known | _forms(judge, reread.profile)
+    losses = {name: judge.losses(profile) for name, profile in candidates.items()}
+    compared(n_judged, n_judged)  # some policies may have been the same
+    best = _least(losses)
+    others = {each.kind: each for each in candidates.values() if each.kind != candidates[best].kind}
+    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, reread, limit) + remark, losses)
 
 
-def _forms(engine: Engine, dimensions: Dimensions, reread: Reread) -> dict[str, Profile]:
+class _Judge:
+    """How well profiles predict, on the samples that none of them was fitted on."""
+
+    def __init__(
+        self, engine: Engine, dimensions: Dimensions, seen: Sequence[int], progress: Progress, n_profiles: int
+    ) -> None:
+        """Samples in `seen` do not count; `progress` is told of the evaluations for `n_profiles`."""
+        self._engine, self._dimensions, self._progress = engine, dimensions, progress
+        self._others = np.setdiff1d(np.arange(len(engine.samples)), seen)
+        self._done, self._total = 0, n_profiles * len(JUDGED_AT)
+
+    def losses(self, profile: Profile) -> dict[str, float]:
+        """Mean KL to the full cache, nats per token, of the profile's own policies, by budget."""
+        found = {}
+        for budget in JUDGED_AT:
+            policy = own_policy(self._dimensions, profile, budget)
+            self._done += not self._engine.knows(policy)
+            found[f"{budget:g}"] = float(self._engine.evaluate(policy).kl[self._others].mean())
+            self._progress(min(self._done, self._total), self._total)
+        return found
+
+
+def _least(losses: Mapping[str, Mapping[str, float]]) -> str:
+    return min(losses, key=lambda name: sum(losses[name].values()))
+
+
+def _forms(judge: _Judge, profile: Reconstruction) -> dict[str, Profile]:
     """The profile of reconstruction with the half-life that suits it best, as it is and weakened, by name."""
-    tried = {f"{h:g}": replace(reread.profile, half_life=h) for h in HALF_LIVES_TRIED}
-    losses = held_out_losses(engine, dimensions, tried, reread.rows)
-    best = tried[min(tried, key=lambda name: sum(losses[name].values()))]
+    tried = {f"{half_life:g}": replace(profile, half_life=half_life) for half_life in HALF_LIVES_TRIED}
+    best = tried[_least({name: judge.losses(each) for name, each in tried.items()})]
     half, none = (replace(best, floor=floor) for floor in FLOORS)
     return {best.kind: best, f"{best.kind}, weakened": half, "heads alike": none}
 
@@ -96,22 +123,6 @@ def affordable_cuts(engine: Engine, tokens: float) -> int | None:
     answers = sum(len(sample.answer_ids) for sample in engine.samples)
     of_blocks = answers * min(1.0, PROFILE_BLOCKS / engine.n_blocks)
     return int(max(0.0, tokens) / max(1.0, of_blocks))
-
-
-def held_out_losses(
-    engine: Engine, dimensions: Dimensions, candidates: Mapping[str, Profile], seen: Sequence[int]
-) -> dict[str, dict[str, float]]:
-    """Mean KL to the full cache, nats per token, by name and budget, of each profile's own policies.
-
-    Args:
-        seen: places of the samples that a profile was fitted on; they do not count.
-    """
-    others = np.setdiff1d(np.arange(len(engine.samples)), seen)
-    found: dict[str, dict[str, float]] = {}
-    for name, profile in candidates.items():
-        kl = {budget: engine.evaluate(own_policy(dimensions, profile, budget)).kl for budget in JUDGED_AT}
-        found[name] = {f"{budget:g}": float(values[others].mean()) for budget, values in kl.items()}
-    return found
 
 
 def own_policy(dimensions: Dimensions, profile: Profile, budget: float) -> Policy:

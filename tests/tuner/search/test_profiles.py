@@ -40,7 +40,7 @@ def found_for(n_layers: int) -> tuple[Profiled, Engine, Noted]:
 
 def test_the_profile_whose_policies_lose_least_is_used_and_the_search_begins_with_them() -> None:
     found, engine, watch = found_for(3)
-    assert watch.steps == ["Reading prompts twice", "Profiling layers, heads"]
+    assert watch.steps == ["Reading prompts twice", "Profiling layers, heads", "Comparing profiles"]
     assert {found.used.kind, *(other.kind for other in found.others)} == {"cut alone", "reconstruction"}
     assert set(found.losses) == {"cut alone", "reconstruction", "reconstruction, weakened", "heads alike"}
     best = min(found.losses, key=lambda name: sum(found.losses[name].values()))
@@ -69,7 +69,7 @@ def test_the_judges_are_prompts_that_no_profile_was_fitted_on() -> None:
 
 def test_a_deep_model_is_not_cut_layer_by_layer() -> None:
     found, engine, watch = found_for(SHALLOW + 20)
-    assert watch.steps == ["Reading prompts twice"]
+    assert watch.steps == ["Reading prompts twice", "Comparing profiles"]
     assert isinstance(found.used, Reconstruction)
     assert "Cutting layer by layer was left out: 112 evaluations and more" in found.why
     spent = affordable_cuts(engine, 10 * sum(len(sample.answer_ids) for sample in engine.samples))

@@ -33,6 +33,7 @@ from tuner.judging.intervals import paired_interval
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
 from tuner.search.allocation import as_share
+from tuner.search.profile_part import Part
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
 from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
 
@@ -115,7 +116,7 @@ def main() -> None:
     began = time.monotonic()
     engine = Engine(model, measure)
     read = time.monotonic()
-    reread = measure_reconstruction(model, learn, range(len(learn)), limit, None, lambda _done, _total: None)
+    reread = measure_reconstruction(model, learn, range(len(learn)), limit, Part(), lambda _done, _total: None)
     ended = time.monotonic()
     full = engine.evaluate(Policy.full(engine.n_layers))
     title = (

@@ -34,9 +34,7 @@ from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
 from tuner.search.lock import only_run_in
 from tuner.search.objectives import MEMORY, QUALITY
-from tuner.search.profile import PART_FILE, PROFILE_FILE, Profile
-from tuner.search.profile_file import Profiled
-from tuner.search.profiles import find_profile
+from tuner.search.profiles import kept_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
@@ -176,22 +174,11 @@ def _search(job: _Job) -> _Found:
         raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
     profile = None
     if job.dimensions.needs_profile:
-        profile = _profile(job, engine)
+        known = job.warm.profile
+        profile = kept_profile(job.folder, known, engine, job.dimensions, job.limit, settings.seed, job.watch)
     space = Space.of(job.dimensions, profile)
     plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
-
-
-def _profile(job: _Job, engine: Engine) -> Profile:
-    """The profile of this folder, of an earlier study of the same model and data, or a new one."""
-    path, part = job.folder / PROFILE_FILE, job.folder / PART_FILE
-    if path.is_file():
-        return Profiled.load(path).used
-    found = job.warm.profile or find_profile(engine, job.dimensions, job.limit, part, job.settings.seed, job.watch)
-    found.save(path)
-    part.unlink(missing_ok=True)
-    job.watch.say(found.why)
-    return found.used
 
 
 def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: Progress) -> list[TrialRecord]:

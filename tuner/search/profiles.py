@@ -17,8 +17,9 @@ import numpy as np
 from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
-from tuner.search.profile import Profile
+from tuner.search.profile import PART_FILE, PROFILE_FILE, Profile
 from tuner.search.profile_file import Profiled
+from tuner.search.profile_part import Part
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.rereading import Reread, measure_reconstruction, prompts_to_reread
@@ -39,16 +40,34 @@ HALF_LIVES_TRIED = (16.0, 64.0, 256.0)
 """That go with it: the right one depends on what lies between the text and the cut."""
 
 
-def find_profile(
-    engine: Engine, dimensions: Dimensions, limit: int, part: Path | None, seed: int, watch: Watch
-) -> Profiled:
+def kept_profile(
+    folder: Path, known: Profiled | None, engine: Engine, dimensions: Dimensions, limit: int, seed: int, watch: Watch
+) -> Profile:
+    """The profile of this run's folder, else `known` (of an earlier study of the same model and data), else a new one.
+
+    The others as in `find_profile`.
+
+    Raises:
+        A2SFError: if the folder's profile cannot be read.
+    """
+    path, part = folder / PROFILE_FILE, folder / PART_FILE
+    if path.is_file():
+        return Profiled.load(path).used
+    found = known or find_profile(engine, dimensions, limit, Part(part), seed, watch)
+    found.save(path)
+    part.unlink(missing_ok=True)
+    watch.say(found.why)
+    return found.used
+
+
+def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part, seed: int, watch: Watch) -> Profiled:
     """Measure both kinds, as far as that is affordable, and choose.
 
     Args:
         engine: has read the search prompts.
         dimensions: what is searched; says what the policies of a profile are.
         limit: tokens that the model takes.
-        part: where what was measured is kept until all is; None for nowhere.
+        part: what a run that was stopped found already.
         seed: of the prompts that are read twice; the others judge.
         watch: told of all steps.
     """
@@ -60,7 +79,7 @@ def find_profile(
     known: dict[str, Profile] = {}
     remark = ""
     if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
-        cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable)
+        cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable, part)
         known[cut_alone.kind] = cut_alone
     else:
         remark = (

@@ -20,6 +20,7 @@ from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
 from tuner.search.cut_alone import BUDGETS, NEGLIGIBLE, SINK, CutAlone
 from tuner.search.profile import Recency
+from tuner.search.profile_part import Part
 from tuner.watch import Progress
 
 PROFILE_BLOCKS = 4
@@ -39,20 +40,23 @@ def measure_profile(
     n_blocks: int,
     progress: Progress = lambda _done, _total: None,
     most_evaluations: int | None = None,
+    part: Part | None = None,
 ) -> CutAlone:
     """Measure the profile on the engine's first `n_blocks` blocks of samples.
 
     Args:
         progress: called with (layers done, in all).
         most_evaluations: after so many no further layer is looked into; None for no limit.
+        part: what a run that was stopped found already; None for nothing.
     """
-    return _Measuring(engine, n_blocks, progress).profile(math.inf if most_evaluations is None else most_evaluations)
+    most = math.inf if most_evaluations is None else most_evaluations
+    return _Measuring(engine, n_blocks, progress, part or Part()).profile(most)
 
 
 class _Measuring:
-    def __init__(self, engine: Engine, n_blocks: int, progress: Progress) -> None:
-        self.engine, self.n_blocks, self.progress = engine, n_blocks, progress
-        self.evaluations = 0
+    def __init__(self, engine: Engine, n_blocks: int, progress: Progress, part: Part) -> None:
+        self.engine, self.n_blocks, self.progress, self.part = engine, n_blocks, progress, part
+        self.asked: set[str] = set()
         seen = engine.evaluate_blocks(Policy.full(engine.n_layers), n_blocks)
         self.full, self.n_samples = seen.losses.nll, seen.n
         shape = engine.n_layers, len(BUDGETS)
@@ -125,10 +129,18 @@ class _Measuring:
         return curve + [0.0] * (len(BUDGETS) - len(curve))
 
     def _loss(self, layer: int, heads: Sequence[int], recency: Recency, budget: float) -> float:
-        policy = cut_alone(self.engine, layer, heads, recency, budget)
-        self.evaluations += not self.engine.knows(policy)
-        seen = self.engine.evaluate_blocks(policy, self.n_blocks)
-        return float((seen.losses.nll - self.full).mean())
+        section, key = f"cut alone, {self.n_samples} samples", f"{layer} {tuple(heads)} {recency} {budget}"
+        self.asked.add(key)
+        if self.part.get(section, key) is None:
+            policy = cut_alone(self.engine, layer, heads, recency, budget)
+            seen = self.engine.evaluate_blocks(policy, self.n_blocks)
+            self.part.put(section, key, float((seen.losses.nll - self.full).mean()))
+        return float(self.part.get(section, key))
+
+    @property
+    def evaluations(self) -> int:
+        """How many cuts were asked for, each once."""
+        return len(self.asked)
 
 
 def _shared_out(layer_loss: np.ndarray, alone: np.ndarray) -> np.ndarray:

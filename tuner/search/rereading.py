@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from a2sf_core.files import write_whole
 from a2sf_core.reread import attention_when_reread
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.memory import enough_memory
+from tuner.search.profile_part import Part
 from tuner.search.reconstruction import TOTALS, Reconstruction, kept_shares
 from tuner.watch import Progress
 
@@ -59,32 +57,31 @@ def shortened(ids: Sequence[int], most: int) -> list[int]:
 
 
 def measure_reconstruction(
-    model: Any, samples: Sequence[Encoded], rows: Sequence[int], limit: int, part: Path | None, progress: Progress
+    model: Any, samples: Sequence[Encoded], rows: Sequence[int], limit: int, part: Part, progress: Progress
 ) -> Reread:
     """Read the prompts of the samples in `rows` twice, one after the other, until their mean is known well enough.
 
     Args:
         limit: tokens that the model takes; a prompt of more than half of it is shortened in the middle.
-        part: a file that holds what was found so far, so that a run that is stopped goes on; None for none.
+        part: what a run that was stopped found already.
         progress: called with (layers of prompts done, in all).
     """
-    found = _read_part(part)
     n_layers: int = model.config.get_text_config().num_hidden_layers
     total = len(rows) * n_layers
     kept: list[np.ndarray] = []
     done: list[int] = []
+    section = f"shares kept at {TOTALS}"
     for place, row in enumerate(rows):
         ids = shortened(samples[row].prompt_ids, limit // 2)
-        if str(row) not in found:
+        if part.get(section, str(row)) is None:
             with enough_memory(f"reading a prompt of {len(ids)} tokens twice"):
                 attention = attention_when_reread(
                     model,
                     torch.tensor([ids], device=model.device),
                     partial(_further, progress, place * n_layers, total),
                 )
-            found[str(row)] = kept_shares(attention.cpu().numpy()).round(4)
-            _write_part(part, found)
-        kept.append(found[str(row)])
+            part.put(section, str(row), kept_shares(attention.cpu().numpy()).round(4).tolist())
+        kept.append(np.array(part.get(section, str(row))))
         done.append(row)
         if len(done) >= FEWEST_PROMPTS and Reconstruction(np.stack(kept)).spread() < STABLE:
             break
@@ -96,20 +93,3 @@ def measure_reconstruction(
 
 def _further(progress: Progress, before: int, total: int, layer: int, _: int) -> None:
     progress(before + layer, total)
-
-
-def _read_part(part: Path | None) -> dict[str, np.ndarray]:
-    """What an interrupted run found, by place in the samples; nothing if the file is not there or of another kind."""
-    try:
-        data = json.loads(part.read_text()) if part else {}
-        if data.get("totals") != list(TOTALS):
-            return {}
-        return {row: np.array(kept, dtype=float) for row, kept in data["prompts"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return {}
-
-
-def _write_part(part: Path | None, found: dict[str, np.ndarray]) -> None:
-    if part:
-        prompts = {row: kept.tolist() for row, kept in found.items()}
-        write_whole(part, json.dumps({"totals": list(TOTALS), "prompts": prompts}) + "\n")

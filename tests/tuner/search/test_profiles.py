@@ -13,6 +13,7 @@ from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
 from tuner.search.profile_file import Profiled
+from tuner.search.profile_part import Part
 from tuner.search.profiles import JUDGED_AT, SHALLOW, affordable_cuts, find_profile, own_policy
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.space import SEEDS, Space
@@ -35,7 +36,7 @@ class Noted:
 def found_for(n_layers: int) -> tuple[Profiled, Engine, Noted]:
     dimensions = Dimensions("groups", True, n_layers)
     engine, watch = Engine(tiny("llama", n_layers), samples(12), block_size=6, bank=dimensions.bank), Noted()
-    return find_profile(engine, dimensions, 1000, None, 0, watch), engine, watch
+    return find_profile(engine, dimensions, 1000, Part(), 0, watch), engine, watch
 
 
 def test_the_profile_whose_policies_lose_least_is_used_and_the_search_begins_with_them() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.cut_alone import BUDGETS, NEGLIGIBLE, CutAlone
 from tuner.search.profile import Recency
+from tuner.search.profile_part import Part
 from tuner.search.profiling import MOST_REFINED, RECENTS, START, cut_alone, measure_profile
 
 
@@ -89,3 +93,18 @@ def test_no_layer_is_looked_into_beyond_what_may_be_spent() -> None:
     assert 0 < found.evaluations <= 4 * 3
     assert (found.half_life == START.half_life).all()
     assert not np.ptp(found.head_loss, axis=1).any(), "heads are not told apart"
+
+
+def test_a_profile_that_was_stopped_goes_on_where_it_stopped(engine: Engine, profile: CutAlone, tmp_path: Path) -> None:
+    """Half of what was measured is there: the rest is measured, and the profile is the same."""
+    path = tmp_path / "part.json"
+    measure_profile(engine, 1, part=Part(path))
+    whole = json.loads(path.read_text())
+    ((section, known),) = whole.items()
+    assert len(known) == profile.evaluations
+    path.write_text(json.dumps({section: dict(list(known.items())[: len(known) // 2])}))
+    fresh = Engine(tiny("llama"), samples(20), block_size=10)
+    again = measure_profile(fresh, 1, part=Part(path))
+    assert json.loads(path.read_text()) == whole
+    assert fresh.passes <= len(known) - len(known) // 2 + 1
+    assert again.to_dict() == profile.to_dict()

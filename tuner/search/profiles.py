@@ -32,6 +32,8 @@ SHALLOW = 8
 """Layers up to which cutting alone is always worth its price."""
 LEAST_CUTS_A_LAYER = 4
 """Evaluations a layer without which cutting alone is not begun: one at each of its budgets."""
+FEWEST_JUDGES = 8
+"""Samples that no profile was measured on, without which all but those read twice compare them."""
 JUDGED_AT = (0.12, 0.27)
 """Budgets at which the profiles' policies are compared; the search begins with them, so that they cost nothing."""
 FLOORS = (0.5, 1.0)
@@ -86,27 +88,38 @@ def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part,
             f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
             f"reading the prompts twice pays for {affordable}."
         )
-    n_judged = len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)
+    judges = _judges(engine, reread.rows, cut_alone=bool(known))
+    n_evaluations = (len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)) * len(JUDGED_AT)
     compared = watch.step("Comparing profiles")
-    judge = _Judge(engine, dimensions, reread.rows, compared, n_judged)
+    judge = _Judge(engine, dimensions, judges, compared, n_evaluations)
     candidates = known | _forms(judge, reread.profile)
     losses = {name: judge.losses(profile) for name, profile in candidates.items()}
-    compared(n_judged, n_judged)  # some policies may have been the same
+    compared(n_evaluations, n_evaluations)  # some policies may have been the same
     best = _least(losses)
     others = {each.kind: each for each in candidates.values() if each.kind != candidates[best].kind}
     return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, reread, limit) + remark, losses)
 
 
+def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
+    """Places of the samples that compare profiles: none that was read twice, and none that was measured for cutting
+    alone either, where that leaves enough; where it does not, that profile has seen its judges."""
+    everyone = np.setdiff1d(np.arange(len(engine.samples)), reread)
+    if not cut_alone:
+        return everyone
+    fresh = np.setdiff1d(everyone, engine.evaluate_blocks(Policy.full(engine.n_layers), PROFILE_BLOCKS).rows)
+    return fresh if len(fresh) >= FEWEST_JUDGES else everyone
+
+
 class _Judge:
-    """How well profiles predict, on the samples that none of them was fitted on."""
+    """How well profiles predict."""
 
     def __init__(
-        self, engine: Engine, dimensions: Dimensions, seen: Sequence[int], progress: Progress, n_profiles: int
+        self, engine: Engine, dimensions: Dimensions, judges: np.ndarray, progress: Progress, n_evaluations: int
     ) -> None:
-        """Samples in `seen` do not count; `progress` is told of the evaluations for `n_profiles`."""
+        """Only the samples at the places `judges` count; `progress` is told of so many evaluations."""
         self._engine, self._dimensions, self._progress = engine, dimensions, progress
-        self._others = np.setdiff1d(np.arange(len(engine.samples)), seen)
-        self._done, self._total = 0, n_profiles * len(JUDGED_AT)
+        self._judges = judges
+        self._done, self._total = 0, n_evaluations
 
     def losses(self, profile: Profile) -> dict[str, float]:
         """Mean KL to the full cache, nats per token, of the profile's own policies, by budget."""
@@ -114,7 +127,7 @@ class _Judge:
         for budget in JUDGED_AT:
             policy = own_policy(self._dimensions, profile, budget)
             self._done += not self._engine.knows(policy)
-            found[f"{budget:g}"] = float(self._engine.evaluate(policy).kl[self._others].mean())
+            found[f"{budget:g}"] = float(self._engine.evaluate(policy).kl[self._judges].mean())
             self._progress(min(self._done, self._total), self._total)
         return found
 

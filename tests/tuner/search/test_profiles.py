@@ -14,7 +14,7 @@ from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
 from tuner.search.profile_file import Profiled
 from tuner.search.profile_part import Part
-from tuner.search.profiles import JUDGED_AT, SHALLOW, affordable_cuts, find_profile, own_policy
+from tuner.search.profiles import JUDGED_AT, SHALLOW, _judges, affordable_cuts, find_profile, own_policy
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.space import SEEDS, Space
 
@@ -92,3 +92,11 @@ def test_both_profiles_are_kept_as_json(tmp_path: Path) -> None:
         path.write_text(spoiled)
         with pytest.raises(A2SFError, match=r"profile\.json is not a profile.*delete it"):
             Profiled.load(path)
+
+
+def test_where_there_are_enough_samples_no_profile_has_seen_its_judges() -> None:
+    engine = Engine(tiny("llama"), samples(80), block_size=16)
+    seen = engine.evaluate_blocks(Policy.full(3), 4).rows
+    found = _judges(engine, [0, 1, 2], cut_alone=True)
+    assert set(found.tolist()) == set(range(80)) - set(seen.tolist()) - {0, 1, 2}
+    assert len(_judges(engine, [0, 1, 2], cut_alone=False)) == 77

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
 SCHEMA_VERSION = 2
+PROVEN = "adopt"
+"""What the evidence says in "status" of a policy that is proven on samples that were not searched."""
 
 _REQUIRED = ("schema_version", "library_version", "model", "task", "policy")
 _OPTIONAL = ("alpha_model", "guard", "evidence")
@@ -151,6 +155,8 @@ class A2SFConfig:
     def attach(self, model: Any) -> AbstractContextManager[Any]:
         """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
 
+        Warns, once in a process, if the evidence says that the policy is not proven.
+
         Raises:
             A2SFError: if the model has another shape, saying what differs.
         """
@@ -162,6 +168,15 @@ class A2SFConfig:
             raise A2SFError(
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
+        if (status := self.evidence.get("status", PROVEN)) != PROVEN:
+            _warn_once(
+                f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip()
+            )
         from a2sf_core.switch import attach  # here, so that a config can be read without torch
 
         return attach(self.policy, model)
+
+
+@cache
+def _warn_once(said: str) -> None:
+    warnings.warn(said, stacklevel=3)

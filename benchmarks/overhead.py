@@ -70,7 +70,7 @@ def search(sampler: str, folder: Path, trials: int) -> dict[str, float]:
         for _ in range(trials):
             trial = study.ask()
             values = [trial.suggest_float(name, 0, 1) for name in PARAMS]
-            result = {"policy": POLICY, "metrics": dict.fromkeys(METRICS, values[0]), "sample_nll": [0.123456] * 64}
+            result = {"policy": POLICY, "metrics": dict.fromkeys(METRICS, values[0]), "sample_kl": [0.123456] * 64}
             trial.set_user_attr("result", result)
             kept.add_trial(study.tell(trial, [values[0] + sum(values[2:]), values[1] - values[0]]))
 

@@ -24,7 +24,8 @@ DRAWS = 200
 class Sample:
     """One line of a task's data: what the model reads, what it is asked, the reference answer.
 
-    ``other_answers`` would be as right as ``answer``, which is the one that likelihoods are computed on.
+    ``other_answers`` would be as right as ``answer``, which is the one that likelihoods are computed on. ``facts`` are
+    texts that a right answer states, each for itself; ``choices`` are answers to choose from, ``answer`` among them.
     """
 
     id: str
@@ -32,6 +33,13 @@ class Sample:
     question: str
     answer: str
     other_answers: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All right answers."""
+        return (self.answer, *self.other_answers)
 
 
 class SampleSpec(BaseModel):
@@ -111,7 +119,8 @@ def _sample(spec: SampleSpec, index: int) -> Sample:
         asked = [question for question in scene.questions if not spec.kinds or question.kind in spec.kinds]
         if asked:
             question = rng.choice(_preferred(asked, hard))
-            return Sample(f"{spec.scene}-{index:05d}", scene.context, question.text, question.answer)
+            name = f"{spec.scene}-{index:05d}"
+            return Sample(name, scene.context, question.text, question.answer, facts=question.facts)
     raise RuntimeError(f"no {spec.scene} scene of {n_tokens} tokens in {DRAWS} asks {', '.join(spec.kinds)}")
 
 

@@ -21,12 +21,16 @@ PLAIN = "{key} {value}."
 
 @dataclass(frozen=True)
 class Question:
-    """One question on a scene. ``kind`` is the slot or topic asked for; ``hard`` marks values that changed."""
+    """One question on a scene. ``kind`` is the slot or topic asked for; ``hard`` marks values that changed.
+
+    ``facts`` are the parts of a long answer that are right or wrong each for itself.
+    """
 
     kind: str
     text: str
     answer: str
     hard: bool = False
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,13 @@ def call(rng: random.Random, n_tokens: int) -> Scene:
     context = _fill_up(rng, lines, n_tokens, lambda: _filler(rng, text["filler"]))
 
     def sentence(template: str) -> str | None:
-        template = template if "city" in said else template.replace(" from {city}", "")
+        template = template if "city" in said else template.replace("{customer} from {city}", "{customer}")
         needed = [slot for slot in text["answers"] if "{" + slot + "}" in template]
         return template.format(**facts) if all(slot in said for slot in needed) else None
 
     summary = " ".join(filter(None, map(sentence, text["summary"])))
-    questions = [Question("summary", rng.choice(text["questions"]["summary"]), summary)]
+    stated = tuple(filter(None, map(sentence, text["facts"])))
+    questions = [Question("summary", rng.choice(text["questions"]["summary"]), summary, facts=stated)]
     questions += [
         Question(slot, rng.choice(text["questions"][slot]), text["answers"][slot].format(**facts)) for slot in said
     ]

@@ -63,7 +63,7 @@ def tune(
     column: Columns = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
     data_split: Annotated[str, typer.Option(help="Split of a Hub data set.")] = "test",
-    max_degradation: MaxDegradation = 1.0,
+    max_degradation: MaxDegradation = 2.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the split, the sampler and the intervals.")] = 0,

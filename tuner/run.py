@@ -18,13 +18,15 @@ from tuner.inputs.data import content_hash
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.identity import model_identity
 from tuner.inputs.models import load_model, max_tokens
-from tuner.inputs.splits import Parts, encode_and_split, report_samples
+from tuner.inputs.power import Power
+from tuner.inputs.splits import Parts, encode_and_split, power_of, report_samples
 from tuner.inputs.tasks import Task
 from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest
 from tuner.judging.grading import Grader
 from tuner.judging.intervals import samples_for
 from tuner.judging.proof import Outcome, prove
+from tuner.judging.validation import room_for
 from tuner.measuring.engine import Engine
 from tuner.measuring.memory import default_memory
 from tuner.reporting.evidence import SampleCounts, gather
@@ -85,7 +87,17 @@ class _Job:
     study: Study
     tracker: Tracker
     memory: int
+    grader: Grader
     watch: Watch
+
+    @property
+    def power(self) -> Power:
+        """What the report samples at hand can prove."""
+        return power_of(self.parts, self.task, self.settings.max_degradation)
+
+    def contest(self, *engines: Engine) -> Contest:
+        """What contenders are held to on the samples of `engines`."""
+        return Contest(engines, self.grader, self.settings.max_degradation, self.settings.seed)
 
     def engine(self, name: str, part: Sequence[Encoded]) -> Engine:
         """An engine that has read `part`."""
@@ -106,9 +118,9 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What was chosen on the select split, and the samples that are to judge it."""
+    """What was chosen on search and select samples, with the latter's engine, and the samples that are to judge it."""
 
-    contest: Contest
+    select: Engine
     choice: Choice
     report: Sequence[Encoded]
 
@@ -138,6 +150,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
         "task": f"{task.name} {task.digest()[:12]}",
         "data": content_hash(samples)[:12],
         "search space": dimensions.digest(),
+        "search signal": QUALITY,
         "seed": str(settings.seed),
     }
     warm = read_warm_start(settings.warm_start, identity)
@@ -148,22 +161,13 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
     watch.say(f"{task.title}: {settings.model}, {len(parts.search)} search, {len(parts.select)} select, "
               f"{len(parts.report)} report samples{remark}")  # fmt: skip
-    return _Job(
-        settings,
-        task,
-        model,
-        tokenizer,
-        limit,
-        parts,
-        folder,
-        dimensions,
-        identity,
-        warm,
-        study,
-        tracker,
-        memory,
-        watch,
-    )
+    grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
+    job = _Job(
+        settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, tracker, memory,
+        grader, watch,
+    )  # fmt: skip
+    watch.say(str(job.power))
+    return job
 
 
 def _search(job: _Job) -> _Found:
@@ -172,6 +176,8 @@ def _search(job: _Job) -> _Found:
     engine = job.engine("search", job.parts.search)
     if not engine.evaluate(Policy.full(engine.n_layers)).finite():
         raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
+    scores = job.grader(engine, Policy.full(engine.n_layers))
+    job.watch.say(room_for(scores, job.task.metric, settings.max_degradation))
     profile = None
     if job.dimensions.needs_profile:
         known = job.warm.profile
@@ -199,27 +205,29 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
 
 
 def _choose(job: _Job, found: _Found) -> _Chosen:
-    """Choose on the select split, and how many samples are to judge the choice."""
+    """Choose on search and select samples together, and how many others are to judge the choice."""
     settings = job.settings
-    grader = Grader(job.task.metric, job.model, job.tokenizer, job.task.max_new_tokens, job.task.stop)
     select = job.engine("select", job.parts.select)
-    contest = Contest(select, grader, settings.max_degradation, settings.seed)
-    choice = choose(contest, found.space, found.records)
+    seen, n_judges, progress = job.contest(found.engine, select), job.power.n_contexts, job.watch.step("Choosing")
+    choice = choose(seen, job.contest(select), n_judges, found.space, found.records, progress)
     report: Sequence[Encoded] = job.parts.report
     if settings.precision and choice.picked:
-        n = samples_for(contest.with_unseen(choice.picked[-1]), settings.precision)
+        paired = seen.look(choice.picked.around.proposal.policy).paired.with_unseen(seen.resolution)
+        n = samples_for(paired, settings.precision)
         report = report_samples(n, report, job.task, settings, job.tokenizer, job.limit)
-    return _Chosen(contest, choice, report)
+    return _Chosen(select, choice, report)
 
 
 def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
     unseen = job.engine("report", chosen.report)
     choice = chosen.choice
-    looks = job.study.count_report_look([candidate.policy for candidate in (*choice.picked, *choice.known)])
-    outcome = prove(replace(chosen.contest, engine=unseen), found.engine, choice)
+    rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
+    looks = job.study.count_report_look(rungs)
+    power = power_of(replace(job.parts, report=tuple(chosen.report)), job.task, job.power.goal)
+    outcome = prove(job.contest(unseen), job.contest(found.engine), choice, power, job.watch)
     progress = job.watch.step("Fitting alpha")
-    alpha = fit_around(outcome.around, found.engine, chosen.contest.engine, unseen, job.settings.seed, progress)
+    alpha = fit_around(outcome.around, found.engine, chosen.select, unseen, job.settings.seed, progress)
     return _Proven(outcome, alpha, len(chosen.report), looks)
 
 
@@ -232,6 +240,6 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]
     names = {"task": job.task.name, "model": settings.model}
-    job.tracker.finish(outcome.sentence, evidence.metrics(), names, files, alpha.pipeline, alpha_example())
+    job.tracker.finish(outcome.verdict.sentence, evidence.metrics(), names, files, alpha.pipeline, alpha_example())
     command, link = job.tracker.serve_command(), job.tracker.link()
     return Result(job.folder, config, outcome, evidence, alpha.model, command, link)

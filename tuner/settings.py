@@ -19,7 +19,7 @@ class Settings:
     columns: dict[str, str] | None = None
     limit: int | None = None
     data_split: str = "test"
-    max_degradation: float = 1.0
+    max_degradation: float = 2.0
     device: str = "auto"
     dtype: str = "auto"
     seed: int = 0

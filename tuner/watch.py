@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as a step goes on."""
+Item = TypeVar("Item")
+
+
+def silent(done: int, total: int) -> None:
+    """A `Progress` that nobody looks at."""
+
+
+class Count:
+    """Tells `progress` how many of `total` pieces are done, over several loops."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def each(self, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`, each of them done once the next one is asked for."""
+        for item in items:
+            yield item
+            self._done += 1
+            self._progress(min(self._done, self._total), self._total)
+
+    def close(self) -> None:
+        """All of it is done, also what could be left out."""
+        self._progress(self._total, self._total)
 
 
 class Watch(Protocol):
@@ -26,7 +49,7 @@ class Silent:
 
     def step(self, name: str) -> Progress:  # noqa: ARG002
         """Nothing is shown of the step."""
-        return lambda _done, _total: None
+        return silent
 
     def say(self, text: str) -> None:
         """Nothing is said."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from studies.samples import bundled_samples
 from studies.tokenizer import build
 from tuner.inputs.models import load_model
+from tuner.inputs.tasks import load_task
 from tuner.reporting.result import Result
 from tuner.run import tune
 from tuner.settings import Settings
@@ -78,12 +80,14 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The bundled model on 14 short lists: it has learned to answer them, so there is something to lose."""
     folder = tmp_path_factory.mktemp("run")
-    data = folder / "lamps.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    settings = Settings(
-        "knowledge", 26, model=str(small_model), data=str(data), out=folder / "run", device="cpu", max_degradation=60.0
-    )
+    spec = load_task("knowledge").samples
+    assert spec is not None
+    made = bundled_samples(spec.model_copy(update={"tokens": (64, 100), "seed": "test"}), 14)
+    data = folder / "lists.jsonl"
+    data.write_text("".join(json.dumps(asdict(sample)) + "\n" for sample in made))
+    settings = Settings("knowledge", 26, data=str(data), out=folder / "run", device="cpu", max_degradation=60.0)
     watch = Recorded()
     return Finished(settings, tune(settings, watch=watch), watch)

@@ -18,13 +18,16 @@ def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
     assert list(steps) == [
         "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Comparing profiles", "Trials",
-        "Reading select prompts", "Reading report prompts", "Fitting alpha",
+        "Reading select prompts", "Choosing", "Reading report prompts", "Proving", "Proving known methods",
+        "Fitting alpha",
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in steps.values()), steps
     assert steps["Trials"] == (26, 26)
-    sentence, profile = finished.watch.said
+    parts, power, score, profile = finished.watch.said
+    assert parts.endswith("3 search, 2 select, 9 report samples")
+    assert power == "9 report samples can prove a loss of at most 30 points; you allow 60."
+    assert score.startswith("The full cache scores 100.0% in exact_match on the search samples.")
     assert profile.startswith("Profile: ")
-    assert sentence.endswith("6 search, 3 select, 5 report samples")
 
 
 def test_the_result_is_what_was_asked_for(finished: Finished) -> None:
@@ -35,6 +38,7 @@ def test_the_result_is_what_was_asked_for(finished: Finished) -> None:
     assert sum(result.evidence.trials.values()) == 26
     assert result.outcome.exported.cache_fraction < 1, "60 points leave room for a smaller cache"
     assert result.outcome.exported.meets(60.0)
+    assert result.evidence.status == "adopt"
     assert str(result.folder) in result.serve_command
 
 

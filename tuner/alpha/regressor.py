@@ -27,6 +27,7 @@ from tuner.measuring.engine import Engine
 from tuner.watch import Progress
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def _fit_surface(table: LossTable, strength: float) -> Pipeline:
 def _cross_validated_regret(table: LossTable, strength: float, seed: int) -> float:
     rows_per_scale = len(table.tokens) // len(BUDGET_SCALES)
     regret = 0.0
-    for fit_inputs, test_inputs in KFold(4, shuffle=True, random_state=seed).split(np.arange(rows_per_scale)):
+    folds = KFold(min(FOLDS, rows_per_scale), shuffle=True, random_state=seed)
+    for fit_inputs, test_inputs in folds.split(np.arange(rows_per_scale)):
         fit_rows, test_rows = (
             np.concatenate([inputs + scale * rows_per_scale for scale in range(len(BUDGET_SCALES))])
             for inputs in (fit_inputs, test_inputs)

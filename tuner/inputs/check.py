@@ -10,7 +10,7 @@ from studies.samples import Sample, bundled_samples
 from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
-from tuner.inputs.own_metric import best_score, find_metric
+from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.tasks import Task, load_task
 from tuner.settings import Settings
 
@@ -59,7 +59,8 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
     metric = find_metric(task.metric)
     if metric.needs_generation:
-        # A metric of the user's own that cannot do even this would fail after the search, when texts are first judged.
-        best_score(metric, samples[0].answer, [samples[0].answer], samples[0].id)
+        # A metric that cannot do even this would fail after the search, when texts are first judged.
+        for sample in samples if metric.of_facts else samples[:1]:
+            text_score(metric, sample.answer, sample)
     local_folder(settings.model)
     return Inputs(task, samples)

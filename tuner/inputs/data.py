@@ -13,7 +13,7 @@ from typing import Any
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample
 from tuner.inputs.hub import hub_rows
-from tuner.inputs.rows import FIELDS, FILE_SUFFIXES, file_rows, is_path, kind_of
+from tuner.inputs.rows import FIELDS, FILE_SUFFIXES, OPTIONAL, file_rows, is_path, kind_of
 
 # What columns are called elsewhere, to suggest the right --column.
 LIKELY = {
@@ -21,6 +21,7 @@ LIKELY = {
     "question": "query questions instruction",
     "answer": "answers summary reference output target response highlights completion label abstract",
     "id": "",
+    "facts": "",
 }
 
 
@@ -74,7 +75,10 @@ def parse_columns(options: Iterable[str]) -> dict[str, str]:
 
 def content_hash(samples: Sequence[Sample]) -> str:
     """SHA-256 over the samples, whatever their order and the format of the file they came from."""
-    lines = sorted(json.dumps([s.id, s.context, s.question, s.answer, *s.other_answers]) for s in samples)
+    lines = sorted(
+        json.dumps([s.id, s.context, s.question, s.answer, *s.other_answers, *([s.facts] if s.facts else [])])
+        for s in samples
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -102,12 +106,13 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
                 f"{place} has the id {name!r}, as has {places[name]}; make the ids differ or leave them out."
             )
         places[name] = place
-        samples.append(Sample(name, context, question, answer, tuple(others)))
+        facts = _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] else []
+        samples.append(Sample(name, context, question, answer, tuple(others), tuple(facts)))
     return samples
 
 
 def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> str | None:
-    """The column of this row that holds `field`; None for a question or id that is not there."""
+    """The column of this row that holds `field`; None for an optional one that is not there."""
     if field in columns:
         if columns[field] in row:
             return columns[field]
@@ -118,7 +123,7 @@ def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str
         return field
     free = [name for name in row if name not in {*FIELDS, *columns.values()}]
     likely = [name for name in free if name.lower() in (field, *LIKELY[field].split())]
-    if field == "id" or (field == "question" and not likely):
+    if field == "id" or (field in OPTIONAL and not likely):
         return None
     alike = likely or difflib.get_close_matches(field, free, n=1)
     remedy = f"pass --column {field}={alike[0]}" if alike else f"pass --column {field}=NAME"
@@ -130,13 +135,22 @@ def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str
 
 def _answers(place: str, row: Mapping[str, Any], column: str | None) -> list[str]:
     """The answer first, and others that are as right where the column holds a list."""
-    value = row[column] if column else ""
-    if not isinstance(value, list):
+    if column is None or not isinstance(row[column], list):
         return [_text(place, row, column, "answer")]
+    return _texts(place, row, column, "answer")
+
+
+def _texts(place: str, row: Mapping[str, Any], column: str, field: str) -> list[str]:
+    """A list of texts; each is held to what a single one is, under a name that says which of them is meant."""
+    value = row[column]
+    if not isinstance(value, list):
+        raise A2SFError(f"{place}: column {column!r} is {kind_of(value)}; expected a list of texts.")
     if not value:
-        raise A2SFError(f"{place}: column {column!r} is an empty list; give at least one answer or remove the row.")
-    # Each is held to what a single one is, under a name that says which of them is meant.
-    return [_text(place, {f"{column}[{i}]": each}, f"{column}[{i}]", "answer") for i, each in enumerate(value)]
+        raise A2SFError(
+            f"{place}: column {column!r} is an empty list; give at least one {field.removesuffix('s')} "
+            "or remove the row."
+        )
+    return [_text(place, {f"{column}[{i}]": each}, f"{column}[{i}]", field) for i, each in enumerate(value)]
 
 
 def _text(place: str, row: Mapping[str, Any], column: str | None, field: str) -> str:

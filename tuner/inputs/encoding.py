@@ -20,7 +20,8 @@ MIN_CONTEXT = 16
 class Encoded:
     """One sample as token ids. `answer_ids` end with eos if the tokenizer has one and the task wants it.
 
-    `answer` is the reference as text, `other_answers` are as right; `context_key` is equal for equal contexts.
+    `answer` is the reference as text, `other_answers` are as right, `facts` are what a right one states;
+    `context_key` is equal for equal contexts.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Encoded:
     truncated: bool
     context_key: str
     other_answers: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -108,7 +110,7 @@ class _Encoder:
             truncated, keep = True, keep - excess
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
         ids = tuple(prompt_ids), tuple(answer_ids)
-        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers)
+        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts)
 
     def needs(self, sample: Sample) -> tuple[int, int]:
         """Tokens to keep free after the prompt, and tokens of the prompt without its context."""

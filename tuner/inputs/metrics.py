@@ -16,7 +16,9 @@ PUNCTUATION = string.punctuation + "“”„‘’«»…–—¿¡。、，！
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(prediction, reference)` gives 0 to 1, higher is better.
+    """`compute(prediction, reference)` gives 0 to 1, higher is better: the best over all right answers.
+
+    With `of_facts` it is computed for each fact that a right answer states instead, and the mean counts.
 
     Without `needs_generation` the figure comes from teacher forcing, where the engine counts it;
     `compute` then has no text to work on and refuses.
@@ -25,6 +27,7 @@ class Metric:
     name: str
     needs_generation: bool
     compute: Callable[[str, str], float]
+    of_facts: bool = False
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -85,6 +88,7 @@ METRICS: dict[str, Metric] = {
         Metric("token_accuracy", False, _from_teacher_forcing),
         Metric("exact_match", True, exact_match),
         Metric("contains", True, contains),
+        Metric("facts", True, contains, of_facts=True),
         Metric("f1", True, f1),
         Metric("rouge_l", True, rouge_l),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from a2sf_core.errors import A2SFError
 from tuner.inputs.metrics import METRICS, Metric
@@ -42,13 +42,31 @@ def find_metric(name: str) -> Metric:
     return Metric(name, True, compute)
 
 
-def best_score(metric: Metric, prediction: str, references: Sequence[str], sample_id: str) -> float:
-    """The best score of `prediction` against any of `references`.
+class Judged(Protocol):
+    """What a text is judged by: right answers, and what each of them states."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def references(self) -> tuple[str, ...]: ...
+    @property
+    def facts(self) -> tuple[str, ...]: ...
+
+
+def text_score(metric: Metric, prediction: str, sample: Judged) -> float:
+    """The best score of `prediction` against any right answer, or its mean over the facts.
 
     Raises:
-        A2SFError: naming the sample, if the metric raises or gives anything but 0 to 1.
+        A2SFError: naming the sample, if the metric raises or gives anything but 0 to 1, or there are no facts to judge.
     """
-    return max(_score(metric, prediction, reference, sample_id) for reference in references)
+    if not metric.of_facts:
+        return max(_score(metric, prediction, reference, sample.id) for reference in sample.references)
+    if not sample.facts:
+        raise A2SFError(
+            f"Sample {sample.id!r} has no facts for the metric {metric.name}; give it a column 'facts', a list of "
+            "texts that a right answer states, or take another metric."
+        )
+    return sum(_score(metric, prediction, fact, sample.id) for fact in sample.facts) / len(sample.facts)
 
 
 def _score(metric: Metric, prediction: str, reference: str, sample_id: str) -> float:

@@ -14,7 +14,8 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 
-FIELDS = ("context", "question", "answer", "id")
+FIELDS = ("context", "question", "answer", "id", "facts")
+OPTIONAL = ("question", "id", "facts")
 FILE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # A name that ends so is a file that is not there, never a data set on the Hub.
 LOOKS_LIKE_FILE = (*FILE_SUFFIXES, ".json", ".ndjson", ".tsv", ".txt", ".gz", ".zip", ".xlsx", ".arrow")

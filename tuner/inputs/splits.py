@@ -10,12 +10,14 @@ from typing import Any, Generic, TypeVar
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
 from tuner.inputs.encoding import Encoded, encode
+from tuner.inputs.own_metric import find_metric
+from tuner.inputs.power import Power, resolution
 from tuner.inputs.tasks import Task
 from tuner.settings import Settings
 
 MIN_PER_PART = 2
-SHARES = (0.4, 0.2, 0.4)
-"""Of the user's own data: search, select and report."""
+REPORT_SHARE, MOST_TO_REPORT, GOOD_REPORT = 0.4, 0.65, 300
+"""Of the user's own data, 40 % judge; more where that is less than 300 whole answers: few samples lack proof most."""
 MOST_REPORT_SAMPLES = 4000
 
 Item = TypeVar("Item", Sample, Encoded)
@@ -39,18 +41,18 @@ def split(
     items: Sequence[Item],
     seed: str,
     counts: tuple[int, int, int] | None = None,
-    shares: tuple[float, float, float] = SHARES,
+    report_share: float = REPORT_SHARE,
 ) -> Parts[Item]:
     """Search, select and report, by a shuffle of the ids: the order of the file does not matter.
 
     Questions on the same context stay in one part, so that `report` holds texts that no trial has seen;
-    sizes are met as nearly as that allows. `counts` in place of `shares` says how many samples each part
-    gets.
+    sizes are met as nearly as that allows: `report_share` for the report, two thirds of the rest for the search, or
+    `counts`.
 
     Raises:
         A2SFError: saying how many samples are needed.
     """
-    wanted = counts or _from_shares(len(items), shares)
+    wanted = counts or _from_share(len(items), report_share)
     if len(items) < sum(wanted) or min(wanted) < MIN_PER_PART:
         needed = max(sum(counts or ()), 3 * MIN_PER_PART)
         raise A2SFError(
@@ -67,10 +69,19 @@ def split(
     return Parts(search, select, report, shared)
 
 
-def _from_shares(total: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
+def report_share(n: int, resolution: float) -> float:
+    """How much of `n` samples judges, for a metric of which one sample loses `resolution` points at least.
+
+    The goal does not enter: asking for another one later must not bring samples that were searched into the report.
+    """
+    return min(MOST_TO_REPORT, max(REPORT_SHARE, GOOD_REPORT * resolution / 100 / n))
+
+
+def _from_share(total: int, report_share: float) -> tuple[int, int, int]:
     """All samples, each part with its minimum before the rest is shared out."""
-    search = max(MIN_PER_PART, round(total * shares[0] / sum(shares)))
-    select = max(MIN_PER_PART, round(total * shares[1] / sum(shares)))
+    rest = total * (1 - report_share)
+    search = max(MIN_PER_PART, round(rest * 2 / 3))
+    select = max(MIN_PER_PART, round(rest / 3))
     return search, select, total - search - select
 
 
@@ -110,7 +121,8 @@ def encode_and_split(
     counts = None
     if settings.data is None and task.samples is not None:
         counts = (task.samples.search, task.samples.select, task.samples.report)
-    parts = split(encoded, str(settings.seed), counts)
+    share = report_share(len(encoded), resolution(find_metric(task.metric), encoded))
+    parts = split(encoded, str(settings.seed), counts, share)
     remarks = {
         "cut in the middle to fit the model": encoded.n_truncated,
         "too long and left out": len(encoded.dropped),
@@ -118,6 +130,13 @@ def encode_and_split(
     }
     said = ", ".join(f"{count} {what}" for what, count in remarks.items() if count)
     return parts, f" ({said})" if said else ""
+
+
+def power_of(parts: Parts[Encoded], task: Task, goal: float) -> Power:
+    """What the report samples can prove of `goal` points of the task's metric."""
+    n, total = len(parts.report), sum(map(len, (parts.search, parts.select, parts.report)))
+    contexts = len({sample.context_key for sample in parts.report})
+    return Power(contexts, n, goal, resolution(find_metric(task.metric), parts.report), n / total)
 
 
 def report_samples(

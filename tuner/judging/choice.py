@@ -1,112 +1,167 @@
-"""From many trials to one answer: finalists are re-scored on samples that the search never saw, and one is chosen."""
+"""From many trials to a ladder: what search and select samples say proposes, and what report samples say decides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.judging.contest import Candidate, Contest
+from tuner.judging.contest import Contest, Proposal
+from tuner.judging.expectation import Expectation
 from tuner.judging.shape import Shape
 from tuner.search.baselines import BASELINES, SINGLE_ALPHAS
 from tuner.search.objectives import MEMORY
-from tuner.search.records import TrialRecord, policy_from
+from tuner.search.records import TrialRecord
 from tuner.search.space import Space
+from tuner.watch import Count, Progress, silent
 
-N_FINALISTS, N_BEYOND, N_SHAPES, N_RUNNERS_UP = 10, 3, 4, 3
-FLATTER = {1.0: "", 0.5: ", half as steep,"}
+BUDGET_STEPS = tuple(round(0.02 * 1.08**step, 3) for step in range(51))
+"""Budgets of a bisection: 2 to 94 %, 8 % of each other apart."""
+N_FINALISTS = 12
+LOOKED_AT = (0.1, 0.2, 0.35, 0.5, 0.7)
+"""Budgets of a known method that the expectation is fitted to, beside the finalists, which are small."""
+FLATTER = {1.0: "", 0.5: ", half as steep,", 0.25: ", a quarter as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
-as well, and the select samples decide."""
-FIRST_CONFIDENCE = 0.99
-"""Of the first round of a choice, before it is known how many candidates there are and how alike they are."""
-RUNGS = (1.1, 1.25, 1.5, 2.0, 3.0)
-"""Sizes of the ladder, over that of its last rung."""
+as well."""
+RUNGS = (3.0, 2.0, 1.5, 1.25, 1.1, 1.0, 0.9, 0.8)
+"""Sizes of the ladder, over that of the proposal that it is built around."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A proposal with the share of the cache that it keeps, and the points that it is expected to lose."""
+
+    proposal: Proposal
+    cache_fraction: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Proposals from the safest, largest cache to the boldest; `around` is the one that the choice rests on.
+
+    Which of its rungs hold is for the report samples to say (`tuner.judging.proof`).
+    """
+
+    around: Estimate
+    rungs: list[Proposal]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on the select split, of the search and of the baselines (`known`): a ladder each.
+    """What was chosen, of the search and of the known methods: None where nothing is expected to hold.
 
-    A ladder begins with a safer, larger cache and ends with the smallest that met the goal; it is empty if none did.
-    Which of its rungs hold is for the report split to say (`tuner.judging.proof`). `finalists` are all that the
-    search sent; `confidence` is what they were held to, being so many.
+    `finalists` are trials of the search's front; `expectation` is what all estimates rest on.
     """
 
-    picked: list[Candidate]
-    known: list[Candidate]
-    finalists: list[Candidate]
-    confidence: float
+    picked: Ladder | None
+    known: Ladder | None
+    finalists: list[Estimate]
+    expectation: Expectation
 
 
-def choose(contest: Contest, space: Space, records: Sequence[TrialRecord]) -> Choice:
-    """The smallest cache that meets the goal on the select split, among what the search found and among the baselines.
+def choose(
+    seen: Contest, select: Contest, n_judges: int, space: Space, records: Sequence[TrialRecord],
+    progress: Progress = silent,
+) -> Choice:  # fmt: skip
+    """A ladder around the smallest cache that promises to hold, among what the search found; one of baselines likewise.
 
-    Finalists are trials of the search's front, all but those that surely miss the goal, and some of them at other
-    budgets too: the shape that a trial found carries over. Baselines, among them the best single alpha, are bisected
-    over budgets in the same way: a tuned policy should beat what an engineer could set by hand.
+    Nothing is proven here, so nothing is corrected for being the best of many: a proposal that was lucky fails on the
+    report samples, and a safer one has passed before it. Shapes of trials on the search's front, as they are and
+    flatter, are bisected over budgets, and baselines, among them the best single alpha, in the same way: a tuned policy
+    should beat what an engineer could set by hand.
+
+    Args:
+        seen: on search and select samples together: how what is lost follows the KL.
+        select: on select samples alone, for which the search did not look: the KL of each proposal.
+        n_judges: contexts of the report split.
+        space, records: of the search.
+        progress: called with (pieces done, pieces in all).
     """
-    hopeful = _not_beyond(records, contest.max_degradation)
-    first = replace(contest, confidence=FIRST_CONFIDENCE)
-    single = []
-    for record in hopeful:
-        label = f"trial {record.number}"
-        shape = Shape.of_point(label, space, record.params)
-        single.append(first.measure(label, policy_from(record), shape, float(record.params["budget"])))
+    known_shapes = [Shape.of_baseline(b, space.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
+    front = _spread(_front(records), N_FINALISTS)
     shapes = [
-        Shape.of_point(f"trial {r.number}{remark} at", space, space.flattened(r.params, share))
-        for r in _spread(hopeful, N_SHAPES)
+        Shape.of_point(f"trial {r.number}{remark}", space, space.flattened(r.params, share), f"trial {r.number}")
+        for r in front
         for share, remark in FLATTER.items()
     ]
-    picked, finalists, confidence = _best(first, shapes, single)
-    known = [Shape.of_baseline(b, contest.engine.n_layers) for b in (*BASELINES, *SINGLE_ALPHAS)]
-    ladder, _, _ = _best(first, known, [])
-    return Choice(picked, ladder, finalists, confidence)
+    own = [Proposal.of(shape, shape.found_at) for shape in shapes if shape.found_at and shape.name == shape.family]
+    looked_at = [*own, *(Proposal.of(known_shapes[0], budget) for budget in LOOKED_AT)]
+    count = Count(progress, len(looked_at) + len(shapes) + len(known_shapes))
+    looks = [seen.look(proposal.policy) for proposal in count.each(looked_at)]
+    planner = Planner(select, Expectation.of(looks, seen.resolution), n_judges)
+    picked = planner.ladder(shapes, count)
+    known = planner.ladder(known_shapes, count)
+    count.close()
+    return Choice(picked, known, [planner.estimate(proposal) for proposal in own], planner.expectation)
 
 
-def _best(
-    first: Contest, shapes: Sequence[Shape], others: list[Candidate]
-) -> tuple[list[Candidate], list[Candidate], float]:
-    """Two rounds: all shapes at a first confidence, then the best few at the one that is right for so many."""
-    rounds = [(shape, first.bisect(shape)) for shape in shapes]
-    tried = [*others, *(candidate for _, row in rounds for candidate in row)]
-    strict = first.held_to(tried)
-    winners = [(best.cache_fraction, shape) for shape, row in rounds if (best := first.winner(row))]
-    again = [strict.measure_again(candidate) for candidate in others]
-    for _, shape in sorted(winners, key=lambda winner: winner[0])[:N_RUNNERS_UP]:
-        again += strict.bisect(shape)
-    best = strict.winner(again)
-    return _ladder(strict, best, again) if best else [], tried, strict.confidence
+@dataclass(frozen=True)
+class Planner:
+    """Looks for what `n_judges` report contexts would prove, by the KL on the select samples."""
+
+    select: Contest
+    expectation: Expectation
+    n_judges: int
+
+    def estimate(self, proposal: Proposal) -> Estimate:
+        """What is expected of `proposal`."""
+        lost = self.expectation.lost(self.select.kl(proposal.policy))
+        return Estimate(proposal, self.select.cache_fraction(proposal.policy), lost)
+
+    def ladder(self, shapes: Sequence[Shape], count: Count) -> Ladder | None:
+        """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
+        around = None
+        for shape in count.each(shapes):
+            around = self._smallest(shape, around, proven=True) or around
+        if around is None:
+            for shape in shapes:
+                around = self._smallest(shape, around, proven=False) or around
+        if around is None:
+            return None
+        like = [shape for shape in shapes if shape.family == around.proposal.family]
+        return Ladder(around, self._rungs(around.proposal, like))
+
+    def _smallest(self, shape: Shape, best: Estimate | None, proven: bool) -> Estimate | None:
+        """`shape` at the smallest budget that is good enough, if that is a smaller cache than `best`: a bisection."""
+        steps = [step for step in BUDGET_STEPS if best is None or step < best.cache_fraction]
+        low, high, found = -1, len(steps), None
+        middle = high - 1  # the largest first: if that fails, the shape has nothing to offer
+        while low < middle < high:
+            proposal = Proposal.of(shape, steps[middle])
+            if self._is_good(proposal, proven):
+                found, high = proposal, middle
+            elif found is None:
+                return None
+            else:
+                low = middle
+            middle = (low + high) // 2
+        estimate = self.estimate(found) if found else None
+        return estimate if estimate and (best is None or estimate.cache_fraction < best.cache_fraction) else None
+
+    def _is_good(self, proposal: Proposal, proven: bool) -> bool:
+        kl = self.select.kl(proposal.policy)
+        expected = self.expectation.low(kl, self.n_judges) if proven else -self.expectation.lost(kl)
+        return expected >= -self.select.max_degradation
+
+    def _rungs(self, best: Proposal, like: Sequence[Shape]) -> list[Proposal]:
+        rungs = []
+        for size in RUNGS:
+            budget = round(best.budget * size, 4)
+            if size == 1.0:
+                rungs.append(best)
+            elif budget < 1:
+                # A shape that is the best at its own size may leave a head with next to nothing at any size.
+                options = [Proposal.of(shape, budget) for shape in like]
+                rungs.append(min(options, key=lambda proposal: self.select.kl(proposal.policy)))
+        return rungs
 
 
-def _ladder(contest: Contest, best: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
-    """`best` last, and before it larger and larger caches that meet the goal.
-
-    They are of its shape where that meets the goal with more memory too, which it need not; else of another.
-    """
-    rungs = [best]
-    for more in RUNGS:
-        wanted = more * best.cache_fraction
-        options = [c for c in others if c.cache_fraction >= wanted and c.meets(contest.max_degradation)]
-        budget = round(best.budget * more, 4)
-        if best.shape and budget < 1:
-            rung = contest.measure_if_hopeful(f"{best.label}, x {more:g}", best.shape, budget)
-            options = [rung] if rung and rung.meets(contest.max_degradation) else options
-        if options:
-            rungs.append(min(options, key=lambda candidate: candidate.cache_fraction))
-    return sorted({rung.policy: rung for rung in rungs}.values(), key=lambda rung: -rung.cache_fraction)
-
-
-def _not_beyond(records: Sequence[TrialRecord], max_degradation: float) -> list[TrialRecord]:
-    """Trials that no other beats in both quality and memory, from a few that the search puts beyond the goal upwards.
-
-    Upwards without end, because how much room an interval needs is for the select samples to show.
-    """
+def _front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that no other beats in both quality and memory, the smallest cache first."""
     front = [r for r in records if r.pareto and not r.is_baseline and r.metrics[MEMORY] < 1]
-    front.sort(key=lambda record: record.metrics[MEMORY])
-    meets = (i for i, r in enumerate(front) if r.metrics["accuracy_drop_points"] <= max_degradation)
-    first = max(0, next(meets, len(front)) - N_BEYOND)
-    return _spread(front[first:], N_FINALISTS)
+    return sorted(front, key=lambda record: record.metrics[MEMORY])
 
 
 def _spread(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:

@@ -1,4 +1,4 @@
-"""The task's metric, per sample: counted by the engine, or computed on text that the model really generates."""
+"""The task's metric, per sample: counted by the engine, or computed on text that the model really writes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.metrics import METRICS, Metric
-from tuner.inputs.own_metric import best_score, find_metric
-from tuner.measuring.engine import Engine
+from tuner.inputs.own_metric import find_metric, text_score
+from tuner.inputs.power import resolution
+from tuner.measuring.engine import Engine, by_gathering
+from tuner.measuring.writing import Ends, Writer, end_tokens
 
 
 class Grader:
-    """Callable `(engine, policy) -> [sample]` of float64, 0 to 1, higher is better; texts are generated once each.
+    """Callable `(engine, policy) -> [sample]` of float64, 0 to 1, higher is better; texts are written once each.
 
     Args:
         metric: a name in `tuner.inputs.metrics.METRICS`, or `module:function`.
@@ -29,45 +31,69 @@ class Grader:
 
     def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = ()) -> None:
         self.metric = find_metric(metric)
-        self._model = model
-        self._tokenizer = tokenizer
+        self._model, self._tokenizer = model, tokenizer
         self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
-        self._texts: dict[tuple[str, Policy], str] = {}
+        self._writers: dict[Engine, Writer] = {}
+        self._texts: dict[tuple[Engine, Policy], dict[int, str]] = {}
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
         if not self.metric.needs_generation:
             return engine.evaluate(policy).accuracy
-        return self._compute(engine.samples, policy, self.metric)
+        return self.on(engine, policy, np.arange(len(engine.samples)))
 
     def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
-        """The score of the samples `rows` alone, in that order; for metrics on generated text."""
-        return self._compute([engine.samples[row] for row in rows], policy, self.metric)
+        """The score of the samples `rows` alone, in that order; for metrics on written text."""
+        return self._compute(engine, policy, rows, self.metric)
+
+    def changed(self, engine: Engine, policy: Policy) -> np.ndarray:
+        """bool `[sample]`: where the text may differ from the full cache's; elsewhere it has its score."""
+        if not by_gathering(policy):
+            return np.ones(len(engine.samples), dtype=bool)
+        return ~self._writer(engine).same(policy)
 
     def resolution(self, engine: Engine) -> float:
-        """Points that a sample loses at least if it loses anything: one wrong token of a mean answer, or an answer."""
-        if self.metric.needs_generation:
-            return 100.0
-        return 100.0 / float(np.mean([len(sample.answer_ids) for sample in engine.samples]))
+        """Points that a sample loses at least if it loses anything."""
+        return resolution(self.metric, engine.samples)
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
-        """A generation metric whatever the task's own is, `[sample]`."""
-        return self._compute(engine.samples, policy, METRICS[metric])
+        """A metric on written text whatever the task's own is, `[sample]`."""
+        return self._compute(engine, policy, np.arange(len(engine.samples)), METRICS[metric])
 
     def texts(self, engine: Engine, policy: Policy) -> list[str]:
         """What the model writes under `policy`, greedily, per sample."""
-        return self._write(engine.samples, policy)
+        return self._write(engine, policy, np.arange(len(engine.samples)))
 
-    def _compute(self, samples: list[Encoded], policy: Policy, metric: Metric) -> np.ndarray:
-        texts = self._write(samples, policy)
-        pairs = zip(texts, samples, strict=True)
-        return np.array([best_score(metric, text, sample.references, sample.id) for text, sample in pairs])
+    def _compute(self, engine: Engine, policy: Policy, rows: np.ndarray, metric: Metric) -> np.ndarray:
+        texts = self._write(engine, policy, rows)
+        return np.array([text_score(metric, text, engine.samples[i]) for text, i in zip(texts, rows, strict=True)])
 
-    def _write(self, samples: list[Encoded], policy: Policy) -> list[str]:
-        missing = [sample for sample in samples if (sample.id, policy) not in self._texts]
-        if missing:
-            texts = generate(self._model, self._tokenizer, missing, policy, self._max_new_tokens, self._stop)
-            self._texts |= {(sample.id, policy): text for sample, text in zip(missing, texts, strict=True)}
-        return [self._texts[sample.id, policy] for sample in samples]
+    def _write(self, engine: Engine, policy: Policy, rows: np.ndarray) -> list[str]:
+        known = self._texts.setdefault((engine, policy), {})
+        missing = [row for row in rows.tolist() if row not in known]
+        if missing and by_gathering(policy):
+            written = self._writer(engine).texts(policy, missing)
+            known |= {row: self._as_text(tokens) for row, tokens in written.items()}
+        elif missing:
+            samples = [engine.samples[row] for row in missing]
+            texts = generate(self._model, self._tokenizer, samples, policy, self._max_new_tokens, self._stop)
+            known |= dict(zip(missing, texts, strict=True))
+        return [known[row] for row in rows.tolist()]
+
+    def _writer(self, engine: Engine) -> Writer:
+        if engine not in self._writers:
+            stopped = self._has_stop if self._stop else None
+            self._writers[engine] = Writer(
+                engine, Ends(self._max_new_tokens, end_tokens(self._model, self._tokenizer), stopped)
+            )
+        return self._writers[engine]
+
+    def _has_stop(self, tokens: Sequence[int]) -> bool:
+        # With special tokens, so that one of them may be a stop.
+        text = self._tokenizer.decode(tokens)
+        return any(each in text for each in self._stop)
+
+    def _as_text(self, tokens: Sequence[int]) -> str:
+        return _cut(self._tokenizer.decode(tokens, skip_special_tokens=True), self._stop).strip()
 
 
 @torch.no_grad()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from tuner.inputs.power import CONFIDENCE
+
 ERRORS_EACH_SIDE = 1.96
 """Standard errors from a normal mean to either end of its interval at `CONFIDENCE`."""
 RESAMPLES = 10_000
-FAMILY_RESAMPLES = 20_000
-"""More, because the level of one among many lies far out in the tail."""
 
 
 @dataclass(frozen=True)
@@ -33,61 +31,93 @@ class Interval:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two policies on the same samples, in points, summed up per context.
+
+    Questions on one context are right or wrong together, so contexts are what is drawn again in a bootstrap.
+
+    Attributes:
+        sums: float64 `[context]`, of the differences of its samples.
+        counts: float64 `[context]`, how many samples it has.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, differences: np.ndarray, contexts: np.ndarray | None = None) -> Paired:
+        """From differences `[sample]` and a label per sample of its context; None: each sample has its own."""
+        if contexts is None:
+            return cls(np.asarray(differences, dtype=float), np.ones(len(differences)))
+        _, place = np.unique(contexts, return_inverse=True)
+        return cls(np.bincount(place, differences), np.bincount(place).astype(float))
+
+    @property
+    def n_contexts(self) -> int:
+        """How many contexts there are: what an interval rests on."""
+        return len(self.sums)
+
+    @property
+    def mean(self) -> float:
+        """Points per sample."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the mean of one context, as a ratio estimator has it, in points."""
+        residuals = (self.sums - self.mean * self.counts) / self.counts.mean()  # [context]
+        return float(np.sqrt((residuals**2).mean()))
+
+    def with_unseen(self, resolution: float) -> Paired:
+        """One context more that loses `resolution` points per sample, or as much as the worst seen; as it is for 0.
+
+        A bootstrap cannot draw a loss that it has not seen, so a rare one would pass as none. With no loss at all in n
+        contexts this is about the rule of three: up to 3 or 4 unseen losses in n.
+        """
+        if not resolution:
+            return self
+        size = float(self.counts.mean())
+        worst = min(-resolution, float((self.sums / self.counts).min()))
+        return Paired(np.append(self.sums, worst * size), np.append(self.counts, size))
+
+
 def paired_interval(
-    differences: np.ndarray, seed: int, confidence: float = CONFIDENCE, resolution: float = 0.0
+    differences: np.ndarray, seed: int, resolution: float = 0.0, contexts: np.ndarray | None = None
 ) -> Interval:
     """Bootstrap interval (percentile, SciPy) of the mean of per-sample differences `[sample]`.
 
     Args:
-        resolution: the smallest loss that one sample can show (one wrong token, one wrong answer). A bootstrap cannot
-            resample a loss that it has not seen, so a rare one would pass as none: for the lower end, one more sample
-            is added that loses this much, or as much as the worst sample seen. With no loss at all in n samples this is
-            about the rule of three: up to 3 or 4 unseen losses in n.
+        resolution: the smallest loss that one sample can show (one wrong token, one wrong answer): what
+            `Paired.with_unseen` adds for the lower end.
+        contexts: a label per sample; those of one context are drawn together.
     """
-    mean = float(np.mean(differences))
-    low, _ = _bootstrap(with_unseen_loss(differences, resolution), seed, confidence)
-    _, high = _bootstrap(differences, seed, confidence)
-    return Interval(mean, min(low, mean), high)
+    paired = Paired.of(differences, contexts)
+    low, _ = _bootstrap(paired.with_unseen(resolution), seed)
+    _, high = _bootstrap(paired, seed)
+    return Interval(paired.mean, min(low, paired.mean), high)
 
 
-def with_unseen_loss(differences: np.ndarray, resolution: float) -> np.ndarray:
-    """`[sample + 1]`: one more sample that loses `resolution`, or as much as the worst seen; as it is for 0."""
-    return np.append(differences, min(-resolution, float(np.min(differences)))) if resolution else differences
+def half_width(paired: Paired, n: int) -> float:
+    """About how far the 95 % interval of `n` contexts like these will reach to each side."""
+    return ERRORS_EACH_SIDE * paired.spread / math.sqrt(n)
 
 
-def level_for_many(differences: Sequence[np.ndarray], seed: int, error: float) -> float:
-    """How far out in the tail each of many lower bounds has to lie so that one of them is wrong with chance `error`.
-
-    Choosing among many candidates favours the lucky ones. Candidates that lose on the same samples are lucky together,
-    so the level lies between `error` (they are all alike) and `error` over their number (Bonferroni); where, is
-    read off a bootstrap of all of them at once, as in Westfall and Young's step-down tests (1993).
-
-    Args:
-        differences: one array `[sample]` per candidate, over the same samples.
-    """
-    table = np.stack([row for row in differences if np.ptp(row) > 0] or [np.array([0.0, 1.0])])  # [candidate, sample]
-    n = table.shape[1]
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), FAMILY_RESAMPLES) / n  # [resample, sample]
-    means = draws @ table.T  # [resample, candidate]
-    ranks = stats.rankdata(means, axis=0) / FAMILY_RESAMPLES
-    return float(np.quantile(ranks.min(1), error))
+def samples_for(paired: Paired, wanted: float) -> int:
+    """How many contexts like these an interval of plus or minus `wanted` takes."""
+    return math.ceil((half_width(paired, 1) / wanted) ** 2)
 
 
-def half_width(differences: np.ndarray, n: int) -> float:
-    """About how far the 95 % interval of `n` samples like these will reach to each side."""
-    return ERRORS_EACH_SIDE * float(np.std(differences, ddof=1)) / math.sqrt(n)
+def _bootstrap(paired: Paired, seed: int) -> tuple[float, float]:
+    means = paired.sums / paired.counts
+    if np.ptp(means) == 0:
+        return float(means[0]), float(means[0])
 
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
 
-def samples_for(differences: np.ndarray, wanted: float) -> int:
-    """How many samples like these an interval of plus or minus `wanted` takes."""
-    return math.ceil((half_width(differences, 1) / wanted) ** 2)
-
-
-def _bootstrap(values: np.ndarray, seed: int, confidence: float) -> tuple[float, float]:
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
     result = stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="percentile",
-        rng=np.random.default_rng(seed),
+        (paired.sums, paired.counts), mean, paired=True, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
+        method="percentile", vectorized=True, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

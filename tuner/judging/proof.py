@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from a2sf_core.policy import Policy
-from tuner.judging.choice import Choice
-from tuner.judging.contest import Candidate, Contest
-from tuner.judging.intervals import Interval, paired_interval
-from tuner.judging.verdict import best_of, verdict
-from tuner.measuring.engine import Engine
+from tuner.inputs.power import Power
+from tuner.judging.choice import Choice, Ladder
+from tuner.judging.contest import Candidate, Contest, Proposal
+from tuner.judging.intervals import Interval, Paired, paired_interval
+from tuner.judging.verdict import Contender, Verdict, decide
 from tuner.measuring.losses import Losses
+from tuner.watch import Count, Progress, Watch, silent
 
 N_SHOWN_OUTPUTS = 3
 
@@ -48,18 +49,19 @@ class OnReport:
     """What the report split says of the exported policy.
 
     metric: its name. full_score: the metric with the full cache, 0 to 1, mean over the samples.
-    nll_increase: nats per token against the full cache.
+    nll_increase: nats per token against the full cache. token_accuracy: with the full cache and the policy, 0 to 1.
     losses: of every sample; n_tokens: `[sample]` its prompt's length; bytes_per_token: of keys and values, uncut.
-    with_unseen: `[sample + 1]` differences in points and one loss that was not seen, for the width of an interval.
+    paired: differences in points per context and one that was not seen, for the width of an interval.
     """
 
     metric: str
     full_score: float
     nll_increase: Interval
+    token_accuracy: tuple[float, float]
     losses: Losses
     n_tokens: np.ndarray
     bytes_per_token: int
-    with_unseen: np.ndarray
+    paired: Paired
     generated: Generated
 
     @property
@@ -70,83 +72,109 @@ class OnReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found; every candidate but those of `choice` is measured on the report split.
+    """What a run found; every candidate is measured on the report split.
 
-    `exported` is the smaller of `tuned` and `baseline` that holds there, else the full cache. `closest` is the finalist
-    that came nearest where there is no `tuned`. `on_search` is the difference in points of token accuracy that the
-    search saw for `exported`: what it promised. `goal` is the allowed loss in points.
+    `tuned` and `baseline` are the best of their kind there: proven or promising; None where neither. `closest` is what
+    came nearest where there is no `tuned`. `on_search` is the difference in points that the search samples saw for what
+    is exported: what they promised. `power` says what the report samples can prove.
     """
 
-    exported: Candidate
-    tuned: Candidate | None
-    baseline: Candidate | None
+    verdict: Verdict
+    tuned: Contender | None
+    baseline: Contender | None
     closest: Candidate | None
     choice: Choice
-    goal: float
+    power: Power
     on_search: float
     on_report: OnReport
-    sentence: str
+
+    @property
+    def exported(self) -> Candidate:
+        """What serving loads: the full cache where nothing is to be adopted."""
+        return self.verdict.exported
+
+    @property
+    def goal(self) -> float:
+        """Allowed loss in points."""
+        return self.power.goal
 
     @property
     def around(self) -> Policy:
         """The policy around which an alpha has a meaning: what is exported or, for the full cache, the nearest."""
-        if self.exported.cache_fraction < 1:
-            return self.exported.policy
-        return (self.tuned or self.closest or self.baseline or self.exported).policy
+        return (self.closest or self.exported).policy if self.exported.cache_fraction == 1 else self.exported.policy
 
 
-def lowest_that_holds(contest: Contest, ladder: list[Candidate]) -> Candidate | None:
-    """The last rung before the first one that fails, as measured here; the safest if even that one fails.
+def climb(
+    contest: Contest, ladder: Ladder | None, progress: Progress = silent
+) -> tuple[Contender | None, list[Candidate]]:
+    """The best of a ladder as measured here, and all rungs that were measured, in order.
 
-    Testing in an order that was fixed beforehand, and going on only while it holds, needs no correction for having
-    looked several times: one of the claims made is wrong with the same small chance as if there were only one.
+    The last rung before the first one that fails is proven. Testing in an order that was fixed beforehand, and going on
+    only while it holds, needs no correction for having looked several times: the claim made is wrong with the same
+    small chance as if there were only one. If already the first fails, nothing is proven; then the smallest cache from
+    the middle of the ladder upwards whose mean is within the goal is promising.
     """
-    holding = None
-    for rung in ladder:
-        measured = contest.measure_again(rung)
-        if not measured.meets(contest.max_degradation):
-            return holding or measured
-        holding = measured
-    return holding
+    judged: list[Candidate] = []
+    count = Count(progress, len(ladder.rungs) if ladder else 1)
+    for rung in count.each(ladder.rungs if ladder else ()):
+        judged.append(contest.judge(rung))
+        if not judged[-1].meets(contest.max_degradation):
+            break
+    count.close()
+    if ladder is None or judged[0].meets(contest.max_degradation):
+        holding = [each for each in judged if each.meets(contest.max_degradation)]
+        return (Contender(holding[-1], True) if holding else None), judged
+    middle = ladder.rungs.index(ladder.around.proposal)
+    for rung in reversed(ladder.rungs[: middle + 1]):
+        hopeful = judged[0] if rung is ladder.rungs[0] else contest.judge(rung)
+        judged.append(hopeful)
+        if hopeful.difference.mean >= -contest.max_degradation:
+            return Contender(hopeful, False), judged
+    return None, judged
 
 
-def prove(contest: Contest, search: Engine, choice: Choice) -> Outcome:
-    """Measure the picked policy and the best baseline on the report split.
+def prove(contest: Contest, search: Contest, choice: Choice, power: Power, watch: Watch) -> Outcome:
+    """Measure the ladders of a choice on the report split, and decide.
 
     Args:
         contest: on the report split.
-        search: engine of the search split, for what it promised.
-        choice: made on the select split.
+        search: on the search split, for what it promised.
+        choice: made on search and select samples.
+        power: of the report split.
+        watch: told how far it is.
     """
-    goal = contest.max_degradation
-    tuned, baseline = (lowest_that_holds(contest, ladder) for ladder in (choice.picked, choice.known))
-    nearest = max(choice.finalists, key=lambda c: c.difference.low, default=None)
-    closest = contest.measure(nearest.label, nearest.policy) if nearest and not tuned else None
-    exported = best_of(tuned, baseline, goal) or contest.measure("full cache", Policy.full(contest.engine.n_layers))
-    sentence = verdict(tuned, closest, baseline, goal, len(contest.engine.samples))
-    searched, full = (search.evaluate(p) for p in (exported.policy, Policy.full(search.n_layers)))
-    on_search = 100 * float((searched.accuracy - full.accuracy).mean())
-    on_report = _on_report(contest, exported)
-    return Outcome(exported, tuned, baseline, closest, choice, goal, on_search, on_report, sentence)
+    tuned, tried = climb(contest, choice.picked, watch.step("Proving"))
+    known, _ = climb(contest, choice.known, watch.step("Proving known methods"))
+    if tuned is None and not tried and choice.finalists:
+        nearest = min(choice.finalists, key=lambda estimate: estimate.lost)
+        tried = [contest.judge(nearest.proposal)]
+    closest = None if tuned else max(tried, key=lambda c: c.difference.mean, default=None)
+    full = Proposal("full cache", Policy.full(contest.engines[0].n_layers))
+    verdict = decide(tuned, known, closest, contest.judge(full), power)
+    promised = search.judge(Proposal(verdict.exported.label, verdict.exported.policy)).difference.mean
+    on_report = _on_report(contest, verdict.exported)
+    return Outcome(verdict, tuned, known, closest, choice, power, promised, on_report)
 
 
 def _on_report(contest: Contest, exported: Candidate) -> OnReport:
-    unseen, full = contest.engine, Policy.full(contest.engine.n_layers)
-    losses = unseen.evaluate(exported.policy)
+    (unseen,), full = contest.engines, Policy.full(contest.engines[0].n_layers)
+    losses, uncut = unseen.evaluate(exported.policy), unseen.evaluate(full)
     return OnReport(
         metric=contest.grader.metric.name,
         full_score=float(contest.grader(unseen, full).mean()),
-        nll_increase=paired_interval(losses.nll - unseen.evaluate(full).nll, contest.seed),
+        nll_increase=paired_interval(losses.nll - uncut.nll, contest.seed),
+        token_accuracy=(float(uncut.accuracy.mean()), float(losses.accuracy.mean())),
         losses=losses,
         n_tokens=np.array([len(sample.prompt_ids) for sample in unseen.samples]),
         bytes_per_token=unseen.bytes_per_token,
-        with_unseen=contest.with_unseen(exported),
+        paired=Paired.of(exported.differences, contest.contexts).with_unseen(contest.resolution),
         generated=_generated(contest, exported.policy, losses.kl),
     )
 
 
 def _generated(contest: Contest, policy: Policy, kl: np.ndarray) -> Generated:
-    unseen, grader, full = contest.engine, contest.grader, Policy.full(contest.engine.n_layers)
+    (unseen,), grader = contest.engines, contest.grader
+    full = Policy.full(unseen.n_layers)
     exact = [float(grader.by_text(unseen, each, "exact_match").mean()) for each in (full, policy)]
     before, after = grader.texts(unseen, full), grader.texts(unseen, policy)
     worst = np.argsort(-kl)[:N_SHOWN_OUTPUTS]

@@ -49,12 +49,7 @@ class Validation:
 
     def warning(self) -> str:
         """One sentence where a search would be in vain or shows little; empty otherwise."""
-        mean, n = float(self.scores.mean()), len(self.scores)
-        if mean < NEAR_ZERO:
-            return f"The full cache scores {mean:.1%}: the prompt may not suit the model, or the metric the answers."
-        if np.ptp(self.scores) == 0:
-            return f"All {n} samples score {mean:.1%}: the metric has little room here; harder samples would show more."
-        return ""
+        return _warning(self.scores)
 
     def __str__(self) -> str:
         low, high = self.interval()
@@ -65,6 +60,31 @@ class Validation:
             f"Score     {self.scores.mean():.1%} [{low:.1%}, {high:.1%}] full cache, {len(self.scores)} samples",
         ]
         return "\n".join([*said, self.warning()] if self.warning() else said)
+
+
+def room_for(scores: np.ndarray, metric: str, goal: float) -> str:
+    """What the full cache scores, `[sample]`, and what is odd about that, in a sentence or two.
+
+    Raises:
+        A2SFError: if a policy that loses all of it would still be within `goal` points.
+    """
+    mean, n = float(scores.mean()), len(scores)
+    if 100 * mean <= goal:
+        raise A2SFError(
+            f"The full cache scores {mean:.1%} in {metric} on {n} search samples, so a policy that loses everything "
+            f"would stay within {goal:g} points: the prompt may not suit the model, or the metric the answers. "
+            "`a2sf-tune validate` shows what the model reads and writes."
+        )
+    return f"The full cache scores {mean:.1%} in {metric} on the search samples. {_warning(scores)}".strip()
+
+
+def _warning(scores: np.ndarray) -> str:
+    mean, n = float(scores.mean()), len(scores)
+    if mean < NEAR_ZERO:
+        return f"Only {mean:.1%} right: the prompt may not suit the model, or the metric the answers."
+    if np.ptp(scores) == 0:
+        return f"All {n} samples score {mean:.1%}: harder samples would tell policies apart sooner."
+    return ""
 
 
 def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> Validation:

@@ -1,62 +1,160 @@
-"""The one sentence that a manager reads, and which policy it recommends."""
+"""Which policy a run recommends, how sure it is, and the sentences that say so."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tuner.inputs.power import Power, in_points
 from tuner.judging.contest import Candidate
+from tuner.judging.intervals import ERRORS_EACH_SIDE, Interval, Paired, paired_interval
 
-SAME_SIZE = 0.01
-"""Caches that differ by less than this share of the full one are a tie."""
-
-
-def best_of(tuned: Candidate | None, baseline: Candidate | None, goal: float) -> Candidate | None:
-    """The smaller of those that hold; in a tie the baseline, which is simpler; None if neither holds."""
-    holding = [candidate for candidate in (baseline, tuned) if candidate and candidate.meets(goal)]
-    if len(holding) == 2 and holding[1].cache_fraction > holding[0].cache_fraction - SAME_SIZE:
-        return holding[0]
-    return holding[-1] if holding else None
+SAME_SIZE = 0.05
+"""Caches whose sizes differ by less than this share of the larger one are of one size."""
 
 
-def verdict(tuned: Candidate | None, closest: Candidate | None, baseline: Candidate | None, goal: float, n: int) -> str:
-    """What was found, in one sentence; all candidates measured on the `n` samples of the report split.
+class Status(StrEnum):
+    """How sure a run is of what it exports."""
+
+    ADOPT = "adopt"
+    PROMISING = "promising, not proven"
+    NO = "do not adopt"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run recommends: `exported` with its `status`, and why, in a few sentences."""
+
+    status: Status
+    exported: Candidate
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The best of one kind on the report samples, tuned or known; `proven` if it holds there, else only promising."""
+
+    best: Candidate
+    proven: bool
+
+
+def decide(
+    tuned: Contender | None, known: Contender | None, closest: Candidate | None, full: Candidate, power: Power
+) -> Verdict:
+    """Proven before promising, small before large, known before tuned where the two cannot be told apart.
 
     Args:
-        tuned: the policy picked on the select split, None if none met the goal there.
-        closest: the finalist that came nearest, to name when none met the goal.
-        baseline: the smallest baseline that met the goal on the select split, None if only the full cache did.
-        goal: allowed loss in points of the task's metric.
+        tuned, known: None where even the best estimate misses the goal.
+        closest: what came nearest where there is no `tuned`.
+        full: the full cache.
+        power: of the report split, with the goal.
     """
-    allowed = f"{goal:g} point{'' if goal == 1 else 's'}"
-    best = best_of(tuned, baseline, goal)
-    advice = "keep the full cache" if best is None else f"use {best.label}"
+    proven = [each for each in (known, tuned) if each and each.proven]
+    hopeful = [each for each in (known, tuned) if each]
+    if proven:
+        best = _smaller([each.best for each in proven])
+        return Verdict(Status.ADOPT, best, _adopt(best, tuned, known, closest, power))
+    if hopeful:
+        best = _smaller([each.best for each in hopeful])
+        return Verdict(Status.PROMISING, best, _promising(best, power))
+    return Verdict(Status.NO, full, _no(closest, power))
+
+
+def same_size(one: Candidate, other: Candidate) -> bool:
+    """True if the two caches are of one size for all that matters."""
+    larger = max(one.cache_fraction, other.cache_fraction)
+    return abs(one.cache_fraction - other.cache_fraction) < SAME_SIZE * larger
+
+
+def _smaller(holding: list[Candidate]) -> Candidate:
+    """The smaller of one or two; the first, which is simpler, if they are of one size."""
+    first, last = holding[0], holding[-1]
+    return first if same_size(first, last) or first.cache_fraction < last.cache_fraction else last
+
+
+def _adopt(
+    best: Candidate, tuned: Contender | None, known: Contender | None, closest: Candidate | None, power: Power
+) -> str:
+    figures = f"keeps {share(best)} of the cache and {effect(best)} on {power.n_samples} unseen samples"
+    within = f"within the {in_points(power.goal)} allowed"
+    if known and best is known.best:
+        said = f"Adopt {best.label}, a known method: it {figures}, {within}."
+        return f"{said} {_beside_known(tuned, best, closest, power)}"
+    return f"Adopt the tuned policy: it {figures}, {within}. {_beside_tuned(best, known, power)}"
+
+
+def _beside_known(tuned: Contender | None, best: Candidate, closest: Candidate | None, power: Power) -> str:
     if tuned is None:
-        near = f"; the closest ({closest.label}) {_effect(closest)}" if closest else ""
-        return f"No tuned policy stays within {allowed} of the full cache{near}. {_in_words(baseline, goal)}: {advice}."
-    figures = f"keeps {_share(tuned)} of the cache and {_effect(tuned)} on {n} unseen samples"
-    if not tuned.meets(goal):
+        near = f"; the closest ({closest.label}) {effect(closest)}" if closest else ""
+        return f"No tuned policy seems to stay within {in_points(power.goal)}{near}."
+    if tuned.proven and same_size(tuned.best, best):
         return (
-            f"The tuned policy does not hold: it {figures}, {allowed} allowed. {_in_words(baseline, goal)}: {advice}."
+            f"A tie: the tuned policy keeps {share(tuned.best)}{_against(tuned.best, best)}, and the known is simpler."
         )
-    if best is baseline and baseline is not None:
-        same = abs(tuned.cache_fraction - baseline.cache_fraction) < SAME_SIZE
-        outcome = "A tie" if same else "The baseline wins"
-        return f"{outcome}: the tuned policy {figures}, {baseline.label} needs {_share(baseline)}: {advice}."
-    return f"The tuned policy {figures}, within the {allowed} allowed. {_in_words(baseline, goal)}."
+    if tuned.proven:
+        return f"The tuned policy needs {share(tuned.best)}."
+    return f"The tuned policy ({share(tuned.best)}) is promising but not proven: it {effect(tuned.best)}."
 
 
-def _in_words(baseline: Candidate | None, goal: float) -> str:
-    if baseline is None:
-        return "No baseline below the full cache met the goal"
-    if not baseline.meets(goal):
-        return f"The best baseline ({baseline.label}) does not hold: it {_effect(baseline)}"
-    return f"The best baseline ({baseline.label}) needs {_share(baseline)}"
+def _beside_tuned(best: Candidate, known: Contender | None, power: Power) -> str:
+    if known is None:
+        return f"No known method seems to stay within {in_points(power.goal)}."
+    if known.proven:
+        return f"The best known method ({known.best.label}) needs {share(known.best)}{_against(best, known.best)}."
+    return f"The best known method ({known.best.label}) is not proven: it {effect(known.best)}."
 
 
-def _share(candidate: Candidate) -> str:
-    return f"{candidate.cache_fraction:.0%}"
+def _promising(best: Candidate, power: Power) -> str:
+    accept = math.ceil(-10 * best.difference.low) / 10
+    needed = max(power.missing or 0, _more_samples(best, power))
+    said = (
+        f"Promising, not proven: {best.label} keeps {share(best)} of the cache and {effect(best)} on {power.n_samples} "
+        f"unseen samples; its best estimate is within the {in_points(power.goal)} allowed, the worst end of its "
+        "interval is not. "
+    )
+    if power.missing is None:
+        return f"{said}No number of samples proves {power.goal:g}; --max-degradation {accept:g} accepts it."
+    return f"{said}About {needed} more samples would decide; --max-degradation {accept:g} accepts it as it is."
 
 
-def _effect(candidate: Candidate) -> str:
-    d = candidate.difference
+def _no(closest: Candidate | None, power: Power) -> str:
+    near = f" The closest, {closest.label}, keeps {share(closest)} and {effect(closest)}." if closest else ""
+    return (
+        f"Do not adopt: no policy, tuned or known, seems to stay within {in_points(power.goal)} of the full cache on "
+        f"{power.n_samples} unseen samples.{near} Keep the full cache, or allow more with --max-degradation."
+    )
+
+
+def _more_samples(best: Candidate, power: Power) -> int:
+    """Further samples until the interval, if it stays where it is and only narrows, lies within the goal."""
+    paired = Paired.of(best.differences).with_unseen(power.resolution)
+    room = power.goal + best.difference.mean
+    if room <= 0:
+        return power.n_samples
+    wanted = math.ceil((ERRORS_EACH_SIDE * paired.spread / room) ** 2)
+    return max(0, math.ceil((wanted - power.n_samples) / power.report_share)) or max(1, power.n_samples // 4)
+
+
+def _against(one: Candidate, other: Candidate) -> str:
+    """How two policies differ on the same samples."""
+    if len(one.differences) != len(other.differences) or not len(one.differences):
+        return ""
+    between = paired_interval(one.differences - other.differences, seed=0)
+    if between.low <= 0 <= between.high:
+        return "; in quality the two cannot be told apart"
+    return f"; in quality they differ by {abs(between.mean):.2f} points"
+
+
+def share(candidate: Candidate) -> str:
+    """Of the cache that it keeps, such as "7.4%" or "23%"."""
+    percent = 100 * candidate.cache_fraction
+    return f"{percent:.1f}%" if percent < 10 else f"{percent:.0f}%"
+
+
+def effect(candidate: Candidate) -> str:
+    """What it does to the metric, with the interval."""
+    d: Interval = candidate.difference
     if d.mean > 0:
-        return f"gains {d.mean:.2f} points (95 % interval {d.low:.2f} to {d.high:.2f})"
+        return f"gains {d.mean:.2f} points (95 % interval {d.low:+.2f} to {d.high:+.2f})"
     return f"loses {-d.mean + 0:.2f} points (95 % interval {-d.high + 0:.2f} to {-d.low + 0:.2f})"

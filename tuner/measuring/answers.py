@@ -1,4 +1,4 @@
-"""Reading all answer tokens at once over kept keys and values: what a trial spends its time on.
+"""Reading answer tokens over kept keys and values: what a trial spends its time on.
 
 The same attention as serving's, of which tests hold it to 1e-4, without what a trial does not need: nothing is scored
 or evicted, keys and values are copied once into a tensor with room for the answer, and query heads that share a KV head
@@ -39,76 +39,116 @@ def answering(model: Any) -> Iterator[None]:
 
 
 class AnswerCache(Cache):
-    """Kept keys and values of a batch of prompts, for one forward over answers. One pair of arguments per layer.
+    """Kept keys and values of a batch of prompts, for reading answers over them, in one go or token by token."""
 
-    Args:
-        stored: keys and values `[batch, kv_head, key, dim]` of the whole, left-padded prompts.
-        keep: bool `[batch, kv_head, key]`, which of them are kept.
-        n_new: answer tokens that come.
-    """
+    def __init__(self, layers: Sequence[KeptLayer]) -> None:
+        super().__init__(layers=list(layers))
 
-    def __init__(self, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int) -> None:
-        layers = [KeptLayer(*pair, mask, n_new) for pair, mask in zip(stored, keep, strict=True)]
-        super().__init__(layers=layers)
+    @classmethod
+    def gather(cls, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int) -> AnswerCache:
+        """What is kept of whole, left-padded prompts. One pair of arguments per layer.
+
+        Args:
+            stored: keys and values `[batch, kv_head, key, dim]`.
+            keep: bool `[batch, kv_head, key]`, which of them are kept.
+            n_new: answer tokens that come.
+        """
+        return cls([KeptLayer.gather(*pair, mask, n_new) for pair, mask in zip(stored, keep, strict=True)])
+
+    @classmethod
+    def join(cls, parts: Sequence[AnswerCache], n_new: int) -> AnswerCache:
+        """The rows of several caches without room as one, with room for `n_new` answer tokens."""
+        return cls([KeptLayer.join(layers, n_new) for layers in zip(*(part.layers for part in parts), strict=True)])
 
 
 class KeptLayer(CacheLayerMixin):
     """One layer: kept tokens, then the answer's.
 
     Attributes:
-        keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`.
-        slots: int64 `[batch, kv_head, kept]`, ascending, -1 for unused ones.
+        keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`, one after the other.
+        slots: int64 `[batch, kv_head, kept]`, places in the prompt, -1 for unused ones.
+        n_prompt: places that the prompt has, padding included.
     """
 
     is_sliding = False
     keys: Any
     values: Any
 
-    def __init__(self, keys: Tensor, values: Tensor, keep: Tensor, n_new: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, n_prompt: int, alike: bool) -> None:
+        """`alike`: the heads of a row use equally many slots, and hide the same columns."""
         super().__init__()
-        self.n_new, self.n_prompt = n_new, keep.shape[-1]
-        self.slots = kept_indices(keep)
+        self.keys, self.values, self.slots = keys, values, slots
+        self.n_prompt, self.alike = n_prompt, alike
+        self._n_read = 0
+        self._seen = (0, 0)
+        self.is_initialized = True
+
+    @classmethod
+    def gather(cls, keys: Tensor, values: Tensor, keep: Tensor, n_new: int) -> KeptLayer:
+        """The tokens `keep` (bool `[batch, kv_head, key]`) of `[batch, kv_head, key, dim]`, with room for `n_new`."""
+        slots, n_prompt = kept_indices(keep), keep.shape[-1]
         # Heads that keep equally many tokens hide the same columns, so one mask serves them all.
         counts = keep.sum(-1)  # [batch, kv_head]
-        self._alike = bool((counts == counts[:, :1]).all())
-        first = torch.arange(counts.numel(), device=keep.device).view(*counts.shape, 1) * self.n_prompt
+        first = torch.arange(counts.numel(), device=keep.device).view(*counts.shape, 1) * n_prompt
         room = first.expand(*counts.shape, n_new)  # [batch, kv_head, new], any token: overwritten
-        rows = torch.cat([first + self.slots.clamp(min=0), room], -1)  # [batch, kv_head, kept + new]
-        self.keys, self.values = _take(keys, rows), _take(values, rows)
-        self.is_initialized = True
+        rows = torch.cat([first + slots.clamp(min=0), room], -1)  # [batch, kv_head, kept + new]
+        return cls(_take(keys, rows), _take(values, rows), slots, n_prompt, bool((counts == counts[:, :1]).all()))
+
+    @classmethod
+    def join(cls, parts: Sequence[KeptLayer], n_new: int) -> KeptLayer:
+        """The rows of several layers that have no room, as one with room for `n_new`."""
+        n_prompt, n_kept = max(part.n_prompt for part in parts), max(part.slots.shape[-1] for part in parts)
+        first = parts[0]
+        shape = sum(len(part.slots) for part in parts), first.slots.shape[1], n_kept
+        slots = first.slots.new_full(shape, -1)
+        keys = first.keys.new_zeros(*shape[:2], n_kept + n_new, first.keys.shape[-1])
+        values = first.values.new_zeros(*shape[:2], n_kept + n_new, first.values.shape[-1])
+        row = 0
+        for part in parts:
+            rows, used = slice(row, row + len(part.slots)), part.slots.shape[-1]
+            # Prompts end at the same place, so that a sliding window sees as far back in each.
+            slots[rows, :, :used] = torch.where(part.slots < 0, -1, part.slots + n_prompt - part.n_prompt)
+            keys[rows, :, :used], values[rows, :, :used] = part.keys, part.values
+            row = rows.stop
+        return cls(keys, values, slots, n_prompt, all(part.alike for part in parts))
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: all is there from the start."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Put the answer's keys and values behind the kept ones, and hand out all of them."""
-        self.keys[:, :, -self.n_new :] = key_states
-        self.values[:, :, -self.n_new :] = value_states
+        """Put the next of the answer's keys and values behind the kept ones, and hand out all of them."""
+        start, stop = self._n_read, self._n_read + key_states.shape[2]
+        n_kept = self.slots.shape[-1]
+        self.keys[:, :, n_kept + start : n_kept + stop] = key_states
+        self.values[:, :, n_kept + start : n_kept + stop] = value_states
+        self._n_read, self._seen = stop, (start, stop)
         _current.set(self)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Length of the whole prompt: positions go on from there, whatever is kept."""
-        return self.n_prompt
+        """Places of the whole prompt, whatever is kept of it, and of what was read since."""
+        return self.n_prompt + self._n_read
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys that a mask would cover, and where they begin; no mask is made here, see `bias`."""
-        return self.n_prompt + query_length, 0
+        return self.n_prompt + self._n_read + query_length, 0
 
     def get_max_length(self) -> int:
         """No limit, in transformers' terms."""
         return -1
 
     def bias(self, group: int, sliding_window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where an answer token may look and -inf elsewhere: `[batch, kv_head or 1, group * new, kept + new]`."""
-        slots = self.slots[:, :1] if self._alike and sliding_window is None else self.slots
-        n_kept, new = slots.shape[-1], torch.arange(self.n_new, device=slots.device)
-        bias = torch.zeros(*slots.shape[:2], group, self.n_new, n_kept + self.n_new, dtype=dtype, device=slots.device)
+        """0 where the tokens just read may look, -inf elsewhere: `[batch, kv_head or 1, group * read, kept + new]`."""
+        slots = self.slots[:, :1] if self.alike and sliding_window is None else self.slots
+        n_kept, n_new = slots.shape[-1], self.keys.shape[2] - slots.shape[-1]
+        read = torch.arange(*self._seen, device=slots.device)[:, None]  # [read, 1], places in the answer
+        new = torch.arange(n_new, device=slots.device)  # [new]
+        bias = torch.zeros(*slots.shape[:2], group, len(read), n_kept + n_new, dtype=dtype, device=slots.device)
         hidden = slots[:, :, None, None] < 0  # [batch, kv_head, 1, 1, kept]
-        later = new[None, :] > new[:, None]  # [new, new]
+        later = new > read  # [read, new]
         if sliding_window is not None:
-            first = self.n_prompt + new[:, None] - sliding_window + 1  # [new, 1], the first position in sight
-            hidden = hidden | (slots[:, :, None, None] < first)  # [batch, kv_head, 1, new, kept]
+            first = self.n_prompt + read - sliding_window + 1  # [read, 1], the first position in sight
+            hidden = hidden | (slots[:, :, None, None] < first)  # [batch, kv_head, 1, read, kept]
             later = later | (self.n_prompt + new < first)
         bias[..., :n_kept].masked_fill_(hidden, float("-inf"))
         bias[..., n_kept:].masked_fill_(later, float("-inf"))

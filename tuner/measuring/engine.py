@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Engine:
         bank: the rules that policies may have.
 
     Attributes:
+        reader: what runs the model.
         passes: how often a block was really run under a policy.
         n_blocks: how many blocks there are.
         n_kv_heads: KV heads of a layer.
@@ -72,7 +73,7 @@ class Engine:
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
         self._bank = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
-        self._reader = Reader(model, self.samples, self._bank)
+        self.reader = Reader(model, self.samples, self._bank)
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
@@ -82,8 +83,8 @@ class Engine:
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
         self.bytes_per_token = 0
-        read = itertools.count(1)
-        self._told = lambda: progress(next(read), len(self.samples))
+        count = itertools.count(1)
+        self._told = lambda: progress(next(count), len(self.samples))
         self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device))
         self._told = lambda: None  # a prompt that is read again is no news
         progress(len(self.samples), len(self.samples))
@@ -97,14 +98,31 @@ class Engine:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
 
         Raises:
-            A2SFError: if the policy has another number of layers or KV heads, or a rule that is not
-                in the bank.
+            A2SFError: if the policy has another number of layers or KV heads, or a rule that is not in the bank.
         """
         return self.race([policy])[0].losses
 
     def evaluate_blocks(self, policy: Policy, n_blocks: int) -> Seen:
         """`policy` on the first `n_blocks` blocks only, which are a random part of the samples."""
         return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
+
+    def batches(
+        self, policy: Policy, rows: Collection[int] | None = None
+    ) -> Iterator[tuple[PromptBatch, list[torch.Tensor]]]:
+        """Every batch that holds one of the samples `rows` (None: all), with what `policy` keeps of it.
+
+        That is bool `[batch, kv_head, key]` per layer.
+        """
+        self._check(policy)
+        wanted = None if rows is None else set(rows)
+        for index, held in enumerate(self._rows):
+            if wanted is not None and wanted.isdisjoint(held.tolist()):
+                continue
+            with enough_memory(f"reading {len(held)} prompts"):
+                block = self._store.load(index)
+            for batch in block:
+                if wanted is None or not wanted.isdisjoint(batch.samples):
+                    yield batch, keep_masks(batch, policy, self._bank)
 
     def knows(self, policy: Policy) -> bool:
         """True if `policy` was measured before, at least in part: asking again costs nothing, or less."""
@@ -149,7 +167,7 @@ class Engine:
     def _check(self, policy: Policy) -> None:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        for layer in policy.layers if _by_gathering(policy) else ():
+        for layer in policy.layers if by_gathering(policy) else ():
             place_in(self._bank, layer)
             if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
@@ -162,10 +180,10 @@ class Engine:
         with enough_memory(f"measuring on {len(self._rows[index])} prompts"):
             block = self._store.load(index)
             with answering(self.model):  # once for all: it costs a walk over the model's modules
-                for policy in filter(_by_gathering, unknown):
+                for policy in filter(by_gathering, unknown):
                     self._measured[index, policy] = self._measure(index, block, policy)
             for policy in unknown:
-                if not _by_gathering(policy):
+                if not by_gathering(policy):
                     self._measured[index, policy] = self._run_attached(block, policy)
                     self.passes += 1
 
@@ -175,7 +193,7 @@ class Engine:
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
-                logits = self._reader.answer(batch, masks)
+                logits = self.reader.answer(batch, masks)
                 parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
             self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
@@ -187,11 +205,11 @@ class Engine:
         return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
 
     def _run_attached(self, block: Block, policy: Policy) -> Losses:
-        return _join([_losses(batch, *self._reader.answer_attached(batch, policy)) for batch in block])
+        return _join([_losses(batch, *self.reader.answer_attached(batch, policy)) for batch in block])
 
     def _read_block(self, index: int) -> Block:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
-            block = [self._reader.read(rows, self._told) for rows in self._plan[index]]
+            block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
         self.bytes_per_token = block[0].bytes_per_token
         return block
 
@@ -208,7 +226,8 @@ def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int)
     return plan
 
 
-def _by_gathering(policy: Policy) -> bool:
+def by_gathering(policy: Policy) -> bool:
+    """True if `policy` cuts once, after the prompt, so that what it keeps can be picked from what was read."""
     return policy.evict == "prefill" and policy.decode_every is None
 
 

@@ -21,10 +21,10 @@ from tuner.measuring.losses import FullAnswers
 
 
 class Reader:
-    """A model in eval mode, the samples that it reads, and the rules that rank their tokens."""
+    """A model in eval mode, the samples that it reads, and the rules that rank their tokens: `bank`."""
 
     def __init__(self, model: Any, samples: Sequence[Encoded], bank: Sequence[ScoreRule]) -> None:
-        self._model, self._samples, self._bank = model, samples, bank
+        self._model, self._samples, self.bank = model, samples, bank
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
 
@@ -39,7 +39,7 @@ class Reader:
         # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
         for row, sample in enumerate(chosen):
             ids = torch.tensor([sample.prompt_ids], device=device)
-            prompt = read_prompt(self._model, ids, None, self._bank)
+            prompt = read_prompt(self._model, ids, None, self.bank)
             builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)
@@ -52,22 +52,37 @@ class Reader:
         )
         with answering(self._model):
             logits = self.answer(
-                batch, keep_masks(batch, Policy.full(self._n_layers), self._bank)
+                batch, keep_masks(batch, Policy.full(self._n_layers), self.bank)
             )  # [batch, token, vocab]
         return replace(batch, full=FullAnswers.of(logits[answer_valid]))
 
-    @torch.no_grad()
     def answer(self, batch: PromptBatch, keep: list[torch.Tensor]) -> torch.Tensor:
-        """Logits `[batch, token, vocab]` of the answer tokens over the slots in `keep`.
+        """Logits `[batch, token, vocab]` of the reference answers' tokens over the slots in `keep`.
 
         To be called inside `answering(model)`, which walks over the model's modules: once for many policies.
         """
+        return self.follow(batch, keep, batch.answers, batch.answer_valid)
+
+    @torch.no_grad()
+    def follow(
+        self, batch: PromptBatch, keep: list[torch.Tensor], texts: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits `[batch, token, vocab]` of any `texts` `[batch, token]`, with `valid` where there is a token.
+
+        Inside `answering(model)`, like `answer`.
+        """
         logits = batch.first_logits[:, None]  # [batch, 1, vocab]
-        read = batch.answers.shape[1] - 1
+        read = texts.shape[1] - 1
         if read == 0:
             return logits
-        cache = AnswerCache([(layer.keys, layer.values) for layer in batch.layers], keep, read)
-        return torch.cat([logits, self._answer_tokens(batch, cache, 0, read)], 1)
+        cache = AnswerCache.gather([(layer.keys, layer.values) for layer in batch.layers], keep, read)
+        return torch.cat([logits, self._read_on(batch, cache, texts[:, :-1], valid[:, :-1], 0)], 1)
+
+    @torch.no_grad()
+    def step(self, tokens: torch.Tensor, n_read: torch.Tensor, cache: AnswerCache) -> torch.Tensor:
+        """Logits `[row, vocab]` after one token more, int64 `[row]`, over `cache`, of rows that have read `n_read`."""
+        mask = torch.ones(len(tokens), cache.get_seq_length() + 1, dtype=torch.bool, device=tokens.device)
+        return self._forward(tokens[:, None], mask, n_read[:, None], cache)[:, -1]
 
     @torch.no_grad()
     def answer_attached(self, batch: PromptBatch, policy: Policy) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -79,15 +94,20 @@ class Reader:
             first = self._forward(batch.prompts, batch.mask, positions, cache)[:, -1:]  # [batch, 1, vocab]
             cache.cut()
             kept = [layer.kept_counts() for layer in cache.layers]
-            tokens = range(batch.answers.shape[1] - 1)
-            rest = [self._answer_tokens(batch, cache, token, token + 1) for token in tokens]
+            tokens, valid = batch.answers, batch.answer_valid
+            rest = [
+                self._read_on(batch, cache, tokens[:, i : i + 1], valid[:, : i + 1], i)
+                for i in range(tokens.shape[1] - 1)
+            ]
         return torch.cat([first, *rest], 1), kept
 
-    def _answer_tokens(self, batch: PromptBatch, cache: Cache, start: int, stop: int) -> torch.Tensor:
-        """Logits `[batch, token, vocab]` after reading answer tokens `start` to `stop - 1`."""
-        mask = torch.cat([batch.mask, batch.answer_valid[:, :stop]], -1)
-        steps = torch.arange(start, stop, device=mask.device)
-        return self._forward(batch.answers[:, start:stop], mask, batch.n_tokens[:, None] + steps, cache)
+    def _read_on(
+        self, batch: PromptBatch, cache: Cache, texts: torch.Tensor, valid: torch.Tensor, start: int
+    ) -> torch.Tensor:
+        """Logits `[batch, token, vocab]` after reading `texts` `[batch, token]`, which begin at token `start`."""
+        mask = torch.cat([batch.mask, valid], -1)
+        steps = torch.arange(start, start + texts.shape[1], device=mask.device)
+        return self._forward(texts, mask, batch.n_tokens[:, None] + steps, cache)
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache) -> torch.Tensor:
         output = self._model(

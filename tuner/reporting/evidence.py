@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tuner.judging.contest import Candidate
 from tuner.judging.intervals import CONFIDENCE, half_width, samples_for
 from tuner.judging.proof import Generated, OnReport, Outcome
+from tuner.judging.verdict import Contender
 from tuner.search.records import TrialRecord
 from tuner.search.warm_start import what_transferred
 
@@ -18,10 +18,15 @@ NICE_POINTS = (10, 5, 3, 2, 1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01)
 
 @dataclass(frozen=True)
 class Quality:
-    """The metric with the full cache (0 to 1), and intervals (mean, low, high) of what the policy changes."""
+    """The metric with the full cache (0 to 1), and intervals (mean, low, high) of what the policy changes.
+
+    Token accuracy, teacher-forced, with the full cache and the policy (0 to 1), stands beside it.
+    """
 
     full_cache: float
     difference_points: list[float]
+    token_accuracy_full_cache: float
+    token_accuracy_policy: float
     nll_increase_nats: list[float]
     confidence: float
 
@@ -51,21 +56,22 @@ class CandidateFigures:
     label: str
     cache_fraction: float
     difference_points: list[float]
+    proven: bool
 
     @classmethod
-    def of(cls, candidate: Candidate) -> CandidateFigures:
-        """Those of `candidate`."""
-        return cls(candidate.label, candidate.cache_fraction, candidate.difference.to_list())
+    def of(cls, contender: Contender) -> CandidateFigures:
+        """Those of `contender`."""
+        best = contender.best
+        return cls(best.label, best.cache_fraction, best.difference.to_list(), contender.proven)
 
 
 @dataclass(frozen=True)
 class HowChosen:
-    """Among how many, how strictly, and what search and select samples promised in points."""
+    """Among how many, and what the search samples promised and the choice expected, in points."""
 
     candidates: int
-    confidence_of_each: float
     search_difference_points: float
-    select_difference_points: list[float] | None
+    expected_difference_points: float | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ class Evidence:
     state; `study` says by name what it was made with.
     """
 
+    status: str
     verdict: str
+    power: str
     goal_points: float
     metric: str
     policy_from: str
@@ -142,24 +150,31 @@ def gather(
     """The evidence of a run from what its steps have measured."""
     chosen, found, choice = outcome.exported, outcome.on_report, outcome.choice
     bytes_full, bytes_kept = cache_bytes(found)
-    width = half_width(found.with_unseen, found.n_samples)
+    width = half_width(found.paired, outcome.power.n_contexts)
     finer = next((step for step in NICE_POINTS if step <= width / 2), NICE_POINTS[-1])
     return Evidence(
-        verdict=outcome.sentence,
+        status=outcome.verdict.status.value,
+        verdict=outcome.verdict.sentence,
+        power=str(outcome.power),
         goal_points=outcome.goal,
         metric=found.metric,
         policy_from=chosen.label,
-        quality=Quality(found.full_score, chosen.difference.to_list(), found.nll_increase.to_list(), CONFIDENCE),
+        quality=Quality(
+            found.full_score,
+            chosen.difference.to_list(),
+            *found.token_accuracy,
+            found.nll_increase.to_list(),
+            CONFIDENCE,
+        ),
         cache=CacheSize(chosen.cache_fraction, bytes_full, bytes_kept),
         dropped_tokens=DroppedTokens(
             float(found.losses.kl.mean()), float(found.losses.changed.mean()), found.generated
         ),
         best_baseline=CandidateFigures.of(outcome.baseline) if outcome.baseline else None,
         choice=HowChosen(
-            len(choice.finalists), choice.confidence, outcome.on_search,
-            choice.picked[-1].difference.to_list() if choice.picked else None,
+            len(choice.finalists), outcome.on_search, -choice.picked.around.lost if choice.picked else None,
         ),
-        precision=Precision(width, finer, samples_for(found.with_unseen, finer)),
+        precision=Precision(width, finer, samples_for(found.paired, finer)),
         samples=samples,
         trials={state: sum(r.state == state for r in records) for state in ("complete", "pruned", "failed")},
         warm_start=what_transferred(records),

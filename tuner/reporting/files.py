@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
 from tuner.judging.proof import Outcome
 from tuner.measuring.bank import HALF_LIVES
-from tuner.reporting.evidence import CandidateFigures, Evidence
+from tuner.reporting.evidence import Evidence
 from tuner.reporting.half_life import half_life_png
 from tuner.reporting.html import pareto_html
 from tuner.reporting.pareto import pareto_png
@@ -32,12 +31,16 @@ def write(
     report, png, html, half_life, profile = (
         folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")
     )
-    finalists = [asdict(CandidateFigures.of(candidate)) for candidate in outcome.choice.finalists]
-    whole = {**evidence.to_dict(), "finalists_on_select": finalists, "alpha_model": alpha.model.to_dict()}
+    finalists = [
+        {"label": e.proposal.label, "cache_fraction": e.cache_fraction, "expected_difference_points": -e.lost}
+        for e in outcome.choice.finalists
+    ]
+    whole = {**evidence.to_dict(), "finalists": finalists, "alpha_model": alpha.model.to_dict()}
     write_whole(report, json.dumps(whole, indent=2) + "\n")
     chosen = outcome.exported
+    baseline = outcome.baseline.best if outcome.baseline else None
     for draw, path in ((pareto_png, png), (pareto_html, html)):
-        draw(path, records, chosen, outcome.baseline, "accuracy_drop_points", outcome.goal)
+        draw(path, records, chosen, baseline, "accuracy_drop_points", outcome.goal)
     curves = half_life_curves(alpha.losses)
     half_life_png(half_life, curves, f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget")
     if space.profile is None:

@@ -30,4 +30,4 @@ class Result:
     @property
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        return self.outcome.sentence
+        return self.outcome.verdict.sentence

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from tuner.judging.verdict import share
 from tuner.reporting.result import Result
 from tuner.watch import Progress, Watch
 
@@ -134,17 +135,21 @@ def show(console: Console, result: Result) -> None:
 
 
 def _table(result: Result) -> Table:
-    """The full cache, the tuned policy and the best baseline on the report samples."""
+    """The full cache, the best tuned policy and the best known method on the report samples."""
     evidence, outcome = result.evidence, result.outcome
+    quality, exact = evidence.quality, evidence.dropped_tokens.generated.exact_match
+    beside, full, exported = "token accuracy", quality.token_accuracy_full_cache, quality.token_accuracy_policy
+    if evidence.metric == "token_accuracy":
+        beside, full, exported = "exact match", exact.full_cache, exact.policy
     table = Table(title=f"On {evidence.samples.report} unseen samples", title_justify="left")
     table.add_column("policy")
-    for name in ("cache", evidence.metric.replace("_", " "), "exact"):
+    for name in ("cache", evidence.metric.replace("_", " "), beside):
         table.add_column(name, justify="right")
-    exact = evidence.dropped_tokens.generated.exact_match
-    table.add_row("full cache", "100%", f"{100 * evidence.quality.full_cache:.2f}", f"{exact.full_cache:.1%}")
-    for row in (outcome.tuned, outcome.baseline):
-        if row:
-            name = f"{row.label} (tuned)" if row is outcome.tuned else row.label
-            right = f"{exact.policy:.1%}" if row is outcome.exported else ""
-            table.add_row(name, f"{row.cache_fraction:.0%}", str(row.difference), right)
+    table.add_row("full cache", "100%", f"{100 * quality.full_cache:.2f}", f"{full:.1%}")
+    for contender, name in ((outcome.tuned, " (tuned)"), (outcome.baseline, "")):
+        if contender:
+            best = contender.best
+            proven = "" if contender.proven else ", not proven"
+            right = f"{exported:.1%}" if best is outcome.exported else ""
+            table.add_row(f"{best.label}{name}{proven}", share(best), str(best.difference), right)
     return table

@@ -30,7 +30,7 @@ class Race:
 
     Attributes:
         memory: cache fraction of every finished trial.
-        loss: its NLL `[sample]`.
+        loss: its KL to the full cache `[sample]`.
     """
 
     memory: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Race:
         rivals = np.array([self.loss[smaller[place]] for place in front(points)])  # [rival, sample]
         if not len(rivals):
             return False
-        differences = seen.losses.nll - rivals[:, seen.rows]  # [rival, sample]
+        differences = seen.losses.kl - rivals[:, seen.rows]  # [rival, sample]
         # The samples are drawn without replacement from the few that a full measurement would see.
         unseen = math.sqrt(1 - seen.n / rivals.shape[1])
         error = differences.std(-1, ddof=1) / math.sqrt(seen.n) * unseen

@@ -27,18 +27,18 @@ _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSt
 class TrialResult:
     """What was measured of a trial, kept in the journal beside Optuna's own fields.
 
-    policy: the whole policy as JSON. metrics: means over the samples seen. sample_nll: of each of them, in their order.
+    policy: the whole policy as JSON. metrics: means over the samples seen. sample_kl: of each of them, in their order.
     error: why there are no figures; empty if there are.
     """
 
     policy: str
     metrics: Mapping[str, float] = field(default_factory=dict)
-    sample_nll: Sequence[float] = ()
+    sample_kl: Sequence[float] = ()
     error: str = ""
 
     def write_to(self, trial: Trial) -> None:
         """Attach it to a trial that is about to be told."""
-        figures = {"error": self.error} if self.error else {"metrics": self.metrics, "sample_nll": self.sample_nll}
+        figures = {"error": self.error} if self.error else {"metrics": self.metrics, "sample_kl": self.sample_kl}
         trial.set_user_attr(_RESULT, {"policy": self.policy, **figures})
 
     @classmethod

@@ -96,11 +96,11 @@ class Study:
         self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(points))
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
-        race = Race([0.0], [full.nll + WORST_LOSS])
+        race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)])
         for trial in self._kept.trials():
             if trial.state == TrialState.COMPLETE:
                 result = TrialResult.of(trial)
-                race.finish(result.metrics[MEMORY], np.array(result.sample_nll))
+                race.finish(result.metrics[MEMORY], np.array(result.sample_kl))
         while done < plan.trials and not self._is_over(plan, len(first)):
             together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
             asked = [self._ask(space, apart) for _ in range(together)]
@@ -151,7 +151,7 @@ class Study:
         for each, cache, seen in zip(asked, memory, found, strict=True):
             self._tell(each, seen, full, {MEMORY: cache, "seconds": seconds, "samples_seen": seen.n})
             if seen.n == len(engine.samples) and seen.losses.finite():
-                race.finish(cache, seen.losses.nll)
+                race.finish(cache, seen.losses.kl)
 
     def _tell(self, asked: _Asked, seen: Seen, full: Losses, known: Mapping[str, float]) -> None:
         trial, text = asked.trial, json.dumps(asked.policy.to_dict())
@@ -160,10 +160,10 @@ class Study:
             self._kept.add(asked.study.tell(trial, state=TrialState.FAIL))
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
-        nll = [round(value, 6) for value in seen.losses.nll.tolist()]
+        kl = [round(value, 9) for value in seen.losses.kl.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
-        TrialResult(text, metrics, nll).write_to(trial)
-        if seen.n < len(full.nll):
+        TrialResult(text, metrics, kl).write_to(trial)
+        if seen.n < len(full.kl):
             self._kept.add(asked.study.tell(trial, state=TrialState.PRUNED))
         else:
             self._kept.add(asked.study.tell(trial, values_of(metrics)))

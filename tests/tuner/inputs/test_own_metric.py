@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from a2sf_core.errors import A2SFError
+from studies.samples import Sample
 from tuner.inputs.metrics import METRICS, Metric
-from tuner.inputs.own_metric import best_score, find_metric
+from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.tasks import load_task
 
 SOURCE = """\
@@ -114,11 +115,22 @@ def fails(prediction: str, reference: str) -> float:
 )
 def test_a_metric_that_leaves_its_range_names_sample_and_value(compute: Callable[..., Any], expected: str) -> None:
     with pytest.raises(A2SFError) as caught:
-        best_score(Metric("m", True, compute), "a", ["b"], "s7")
+        text_score(Metric("m", True, compute), "a", Sample("s7", "", "", "b"))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_best_reference_counts() -> None:
-    assert best_score(METRICS["f1"], "cat dog", ["bird", "cat", "cat dog cow"], "s") == pytest.approx(4 / 5)
-    assert best_score(METRICS["exact_match"], "Monday", ["Tuesday", "Monday"], "s") == 1.0
+    assert text_score(METRICS["f1"], "cat dog", Sample("s", "", "", "bird", ("cat", "cat dog cow"))) == pytest.approx(
+        4 / 5
+    )
+    assert text_score(METRICS["exact_match"], "Monday", Sample("s", "", "", "Tuesday", ("Monday",))) == 1.0
+
+
+def test_facts_count_each_for_itself() -> None:
+    said = "Ana from Rome called about the lamp. It is dark."
+    sample = Sample("s", "", "", said, facts=("Ana", "from Rome", "about the lamp", "It is dark"))
+    assert text_score(METRICS["facts"], said, sample) == 1.0
+    assert text_score(METRICS["facts"], "Anabel from rome called about the oven. It is dark!", sample) == 0.5
+    with pytest.raises(A2SFError, match="Sample 's7' has no facts for the metric facts; give it a column 'facts'"):
+        text_score(METRICS["facts"], "x", Sample("s7", "", "", "y"))

@@ -16,4 +16,4 @@ def contest() -> Contest:
     """A random model right about one token in 97, so the goal is set by what pruning changes at all."""
     model = tiny("llama")
     engine = Engine(model, samples(40), block_size=10, bank=Space("bump", False, 3).bank)
-    return Contest(engine, Grader("token_accuracy", model, None, 1), 1.0, seed=0)
+    return Contest((engine,), Grader("token_accuracy", model, None, 1), 1.0, seed=0)

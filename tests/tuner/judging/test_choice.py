@@ -1,28 +1,84 @@
-"""The choice among many: a ladder of caches that all meet the goal."""
+"""The choice among many: a ladder from safe to bold around the smallest cache that is expected to hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+
+import pytest
 
 from tests.tuner.models import samples, tiny
-from tuner.judging.choice import choose
-from tuner.judging.contest import Contest
+from tuner.judging.choice import BUDGET_STEPS, Choice, Planner, choose
+from tuner.judging.contest import Contest, Proposal
+from tuner.judging.expectation import Expectation
+from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
+from tuner.search.baselines import BASELINES
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
+from tuner.watch import Count, silent
+
+H2O = Shape.of_baseline(BASELINES[0], 3)
 
 
-def test_a_choice_is_a_ladder_that_ends_with_the_smallest(contest: Contest, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def choice(contest: Contest, tmp_path_factory: pytest.TempPathFactory) -> Choice:
     space = Space("bump", False, 3)
     search = Engine(tiny("llama"), samples(16), block_size=8, bank=space.bank)
-    study = Study(tmp_path, {"model": "m"}, seed=0)
+    study = Study(tmp_path_factory.mktemp("study"), {"model": "m"}, seed=0)
     study.run(search, space, Plan(40), lambda _done: None)
-    choice = choose(replace(contest, max_degradation=8.0), space, study.records())
-    assert choice.picked
-    assert choice.known
-    assert 0.95 <= choice.confidence < 1
+    steps: list[tuple[int, int]] = []
+    goal = replace(contest, max_degradation=8.0)
+    both = replace(goal, engines=(search, *goal.engines))
+    found = choose(both, goal, 400, space, study.records(), lambda done, total: steps.append((done, total)))
+    assert steps[-1][0] == steps[-1][1] > 0
+    return found
+
+
+def test_a_choice_is_a_ladder_from_safe_to_bold(choice: Choice, contest: Contest) -> None:
     for ladder in (choice.picked, choice.known):
-        sizes = [candidate.cache_fraction for candidate in ladder]
-        assert sizes == sorted(sizes, reverse=True)
-        assert all(candidate.meets(8.0) for candidate in ladder)
+        assert ladder is not None
+        kept = [contest.cache_fraction(rung.policy) for rung in ladder.rungs]
+        assert kept == sorted(kept, reverse=True)
+        assert ladder.around.proposal in ladder.rungs[:-1], "bolder ones follow: they cost nothing but a look"
+        assert choice.expectation.low(contest.kl(ladder.around.proposal.policy), 400) >= -8.0
+    assert choice.picked is not None
+    assert choice.picked.around.proposal.label.startswith("trial ")
+    assert choice.finalists
+
+
+def planner(contest: Contest, goal: float, n_judges: int) -> Planner:
+    expectation = Expectation(3.0, 0.8, 300.0, 20.0)
+    return Planner(replace(contest, max_degradation=goal), expectation, n_judges)
+
+
+def test_it_is_the_smallest_budget_that_is_expected_to_be_proven(contest: Contest) -> None:
+    """Against trying every budget."""
+    for goal in (5.0, 8.0, 12.0):
+        own = planner(contest, goal, 400)
+        ladder = own.ladder([H2O], Count(silent, 1))
+        good = [step for step in BUDGET_STEPS
+                if own.expectation.low(contest.kl(H2O.at(step)), 400) >= -goal]  # fmt: skip
+        assert (ladder is not None) == bool(good)
+        if ladder:
+            assert ladder.around.proposal.budget in good
+            step_below = BUDGET_STEPS[BUDGET_STEPS.index(ladder.around.proposal.budget) - 1]
+            assert step_below not in good or ladder.around.proposal.budget == BUDGET_STEPS[0]
+
+
+def test_where_nothing_can_be_proven_the_best_estimate_is_chosen(contest: Contest) -> None:
+    own = planner(contest, 5.0, 2)
+    ladder = own.ladder([H2O], Count(silent, 1))
+    assert ladder is not None
+    assert own.expectation.low(contest.kl(ladder.around.proposal.policy), 2) < -5
+    assert ladder.around.lost <= 5
+    assert planner(contest, 0.0, 2).ladder([H2O], Count(silent, 1)) is None
+
+
+def test_a_shape_that_cannot_beat_the_best_costs_one_look(contest: Contest) -> None:
+    own = planner(contest, 12.0, 400)
+    alone = own.ladder([H2O], Count(silent, 1))
+    both = own.ladder([H2O, replace(H2O, name="again")], Count(silent, 2))
+    assert alone is not None
+    assert both is not None
+    assert both.around == alone.around
+    assert own.estimate(Proposal.of(H2O, 0.3)).cache_fraction == contest.cache_fraction(H2O.at(0.3))

@@ -1,30 +1,47 @@
-"""What every contender is held to: given up early only when lost, bisected to the smallest budget."""
+"""What every contender is held to: the same samples, paired with the full cache."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tuner.judging.contest import BUDGET_STEPS, Contest
+import numpy as np
+import pytest
+
+from a2sf_core.policy import Policy
+from tests.tuner.models import samples
+from tuner.judging.contest import Contest, Proposal
 from tuner.judging.shape import Shape
+from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
 
 H2O = Shape.of_baseline(BASELINES[0], 3)
 
 
-def test_giving_up_early_agrees_with_measuring_everything(contest: Contest) -> None:
-    hard = replace(contest, max_degradation=0.0)
-    for budget in (0.05, 0.3, 0.9):
-        whole = hard.measure("all", H2O.at(budget))
-        found = hard.measure_if_hopeful("some", H2O, budget)
-        if found is None:
-            assert whole.difference.mean < 0
-        else:
-            assert found.difference == whole.difference
+def test_a_candidate_is_judged_against_the_full_cache_on_the_same_samples(contest: Contest) -> None:
+    (engine,) = contest.engines
+    judged = contest.judge(Proposal.of(H2O, 0.3))
+    policy = H2O.at(0.3)
+    expected = 100 * (engine.evaluate(policy).accuracy - engine.evaluate(Policy.full(3)).accuracy)
+    assert (judged.differences == expected).all()
+    assert judged.difference.mean == pytest.approx(float(expected.mean()))
+    assert judged.difference.low <= judged.difference.mean <= judged.difference.high
+    assert (judged.label, judged.method) == ("h2o at 30%", "h2o")
+    full = contest.judge(Proposal("full cache", Policy.full(3)))
+    assert full.difference.to_list() == [0, 0, 0], "the full cache against itself is certain"
 
 
-def test_the_bisection_ends_at_the_smallest_budget_that_meets_the_goal(contest: Contest) -> None:
-    easy = replace(contest, max_degradation=100.0)
-    assert easy.winner(easy.bisect(H2O)).policy.layers[0].budget == BUDGET_STEPS[0]
-    around = [c.policy.layers[0].budget for c in easy.bisect(replace(H2O, found_at=0.4))]
-    assert min(around) == min(budget for budget in BUDGET_STEPS if budget >= 0.2)
-    assert max(around) <= 0.8
+def test_several_splits_count_as_one(contest: Contest) -> None:
+    (engine,) = contest.engines
+    halves = tuple(Engine(engine.model, part, bank=engine.reader.bank) for part in (samples(40)[:15], samples(40)[15:]))
+    both, whole = (each.look(H2O.at(0.2)) for each in (replace(contest, engines=halves), contest))
+    assert both.kl == pytest.approx(whole.kl, rel=1e-4)
+    assert sorted(both.paired.sums) == pytest.approx(sorted(whole.paired.sums))
+    assert both.paired.n_contexts == 40
+
+
+def test_samples_on_one_context_are_drawn_together(contest: Contest) -> None:
+    (engine,) = contest.engines
+    pairs = [replace(each, context_key=f"c{place // 2}") for place, each in enumerate(engine.samples)]
+    shared = replace(contest, engines=(Engine(engine.model, pairs, bank=engine.reader.bank),))
+    assert len(np.unique(shared.contexts)) == 20
+    assert shared.look(H2O.at(0.2)).paired.n_contexts == 20

@@ -8,53 +8,76 @@ import pytest
 
 from a2sf_core.policy import Policy
 from tests.tuner.conftest import Finished
-from tuner.judging.contest import Candidate, Contest
-from tuner.judging.intervals import Interval
-from tuner.judging.proof import lowest_that_holds
+from tuner.judging.choice import Estimate, Ladder
+from tuner.judging.contest import Contest, Proposal
+from tuner.judging.proof import climb
+from tuner.judging.shape import Shape
+from tuner.judging.verdict import Status
 from tuner.search.baselines import BASELINES
+
+H2O = Shape.of_baseline(BASELINES[0], 3)
+
+
+def ladder(*budgets: float, around: float) -> Ladder:
+    rungs = [Proposal.of(H2O, budget) for budget in budgets]
+    return Ladder(Estimate(rungs[budgets.index(around)], around, 0.0), rungs)
 
 
 def test_only_rungs_before_the_first_that_fails_count(contest: Contest) -> None:
     """Goals are set between what the rungs really lose, so that the first, the second or none of them holds."""
-    budgets = (0.9, 0.5, 0.1)
-    ladder = [contest.measure(f"{b}", BASELINES[0].policy(b, 3)) for b in budgets]
-    lows = [candidate.difference.low for candidate in ladder]
-
-    def held(goal: float) -> str:
-        found = lowest_that_holds(replace(contest, max_degradation=goal), ladder)
-        assert found is not None
-        return found.label
-
+    rungs = ladder(0.9, 0.5, 0.1, around=0.5)
+    lows = [contest.judge(rung).difference.low for rung in rungs.rungs]
     for goal in sorted({-low for low in lows if low <= 0} | {1000.0}):
-        expected = ladder[0].label
-        for candidate in ladder:
-            if candidate.difference.low < -goal:
+        expected = None
+        for rung, low in zip(rungs.rungs, lows, strict=True):
+            if low < -goal:
                 break
-            expected = candidate.label
-        assert held(goal) == expected
-    assert held(1000.0) == "0.1"
-    assert lowest_that_holds(contest, []) is None
+            expected = rung.label
+        found, judged = climb(replace(contest, max_degradation=goal), rungs)
+        if expected:
+            assert found is not None
+            assert (found.best.label, found.proven) == (expected, True)
+            holds = sum(low >= -goal for low in lows[: len(judged)])
+            assert len(judged) in (holds, holds + 1), "nothing is looked at after the first that fails"
+    assert climb(contest, None) == (None, [])
+
+
+def test_without_proof_the_smallest_whose_mean_is_within_the_goal_is_promising(contest: Contest) -> None:
+    rungs = ladder(0.95, 0.6, 0.3, 0.05, around=0.3)
+    means = {rung.label: contest.judge(rung).difference.mean for rung in rungs.rungs}
+    first = contest.judge(rungs.rungs[0]).difference
+    assert first.low < 0, "or this shows nothing"
+    goal = -first.low * 0.999
+    found, judged = climb(replace(contest, max_degradation=goal), rungs)
+    within = [rung.label for rung in rungs.rungs[:3] if means[rung.label] >= -goal]
+    assert judged[0].label == "h2o at 95%"
+    if within:
+        assert found is not None
+        assert (found.best.label, found.proven) == (within[-1], False)
+    else:
+        assert found is None
 
 
 def test_what_is_exported_is_measured_on_the_report_split(finished: Finished) -> None:
     outcome = finished.result.outcome
     found = outcome.on_report
-    assert found.n_samples == len(found.losses.nll) == 5
-    assert len(found.with_unseen) == 6
-    assert outcome.exported in (outcome.tuned, outcome.baseline)
+    assert found.n_samples == len(found.losses.nll) == outcome.power.n_samples == 9
+    assert found.paired.n_contexts == 10, "and one that was not seen"
+    assert outcome.verdict.status == Status.ADOPT
+    assert outcome.exported in [each.best for each in (outcome.tuned, outcome.baseline) if each]
     assert outcome.around == outcome.exported.policy
-    assert outcome.exported.difference.mean == pytest.approx(float(found.with_unseen[:-1].mean()))
+    assert outcome.exported.difference.mean == pytest.approx(float(outcome.exported.differences.mean()))
     assert outcome.exported.cache_fraction == pytest.approx(float(found.losses.cache_fraction.mean()))
+    assert found.full_score == 1.0, "the references are its own texts"
+    assert found.generated.exact_match.full_cache == 1.0
     assert 0 <= found.generated.identical_outputs <= 1
     assert len(found.generated.most_changed) == 3
 
 
 def test_around_the_full_cache_alpha_is_fitted_where_it_has_a_meaning(finished: Finished) -> None:
     outcome = finished.result.outcome
-    full = Candidate("full cache", Policy.full(2), 1.0, Interval(0.0, 0.0, 0.0))
+    full = replace(outcome.exported, policy=Policy.full(2), cache_fraction=1.0)
     near = replace(full, policy=Policy.h2o(2, 0.5), cache_fraction=0.5)
-    baseline = replace(full, policy=Policy.tova(2, 0.5), cache_fraction=0.5)
-    none = replace(outcome, exported=full, tuned=None, closest=None, baseline=None)
+    none = replace(outcome, verdict=replace(outcome.verdict, exported=full), closest=None)
     assert none.around == Policy.full(2)
-    assert replace(none, baseline=baseline).around == baseline.policy
-    assert replace(none, baseline=baseline, closest=near).around == near.policy
+    assert replace(none, closest=near).around == near.policy

@@ -23,8 +23,8 @@ def of(scores: list[float]) -> Validation:
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
-        ([0.0] * 8, "The full cache scores 0.0%: the prompt may not suit the model"),
-        ([1.0] * 8, "All 8 samples score 100.0%: the metric has little room here"),
+        ([0.0] * 8, "Only 0.0% right: the prompt may not suit the model"),
+        ([1.0] * 8, "All 8 samples score 100.0%: harder samples"),
         ([0.0, 1.0], ""),
     ],
 )
@@ -53,9 +53,9 @@ def test_the_verb_shows_prompt_parts_and_score(tmp_path: Path, small_model: Path
     words = ["mine.yaml", "--data", "lamps.jsonl", "--model", str(small_model), "--device", "cpu"]
     result = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
-    assert "Parts     6 search, 3 select, 5 report samples (none cut, none left out)" in result.stdout
+    assert "Parts     3 search, 2 select, 9 report samples (none cut, none left out)" in result.stdout
     assert "The lamp costs" in result.stdout
-    assert "The full cache scores 0.0%: the prompt may not suit the model" in result.stdout
+    assert "Only 0.0% right: the prompt may not suit the model" in result.stdout
     assert len(list(tmp_path.iterdir())) == 2, "nothing is written"
 
 

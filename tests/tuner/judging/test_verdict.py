@@ -1,65 +1,109 @@
-"""The sentence says what was found, and the smaller one that holds is exported."""
+"""Which policy is recommended, how sure that is, and sentences that contradict no figure beside them."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from a2sf_core.policy import Policy
+from tuner.inputs.power import Power
 from tuner.judging.contest import Candidate
 from tuner.judging.intervals import Interval
-from tuner.judging.verdict import best_of, verdict
+from tuner.judging.verdict import Contender, Status, decide, same_size, share
+
+POWER = Power(128, 128, 1.0, 10.0)
+FULL = Policy.full(2)
 
 
 def candidate(label: str, fraction: float, mean: float, low: float, high: float) -> Candidate:
-    return Candidate(label, Policy.full(2), fraction, Interval(mean, low, high))
+    return Candidate(label, FULL, fraction, Interval(mean, low, high))
 
 
-GOOD = candidate("trial 7", 0.23, -0.1, -0.4, 0.1)
+GOOD = Contender(candidate("trial 7", 0.23, -0.1, -0.4, 0.1), True)
+UNSURE = Contender(candidate("trial 9", 0.072, -0.5, -2.04, 0.3), False)
 BAD = candidate("trial 9", 0.2, -1.5, -2.0, -1.0)
-HAND = candidate("h2o 0.6", 0.6, -0.2, -0.5, 0.0)
+HAND = Contender(candidate("h2o at 60%", 0.6, -0.2, -0.5, 0.0), True)
+WHOLE = candidate("full cache", 1.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("contenders", "status", "exported", "said"),
     [
         (
-            (GOOD, None, HAND),
-            "The tuned policy keeps 23% of the cache and loses 0.10 points (95 % interval -0.10 to 0.40) on 128 unseen "
-            "samples, within the 1 point allowed. The best baseline (h2o 0.6) needs 60%.",
+            (GOOD, HAND, None), Status.ADOPT, GOOD.best,
+            "Adopt the tuned policy: it keeps 23% of the cache and loses 0.10 points (95 % interval -0.10 to 0.40) on "
+            "128 unseen samples, within the 1 point allowed. The best known method (h2o at 60%) needs 60%.",
         ),
         (
-            (BAD, None, HAND),
-            "The tuned policy does not hold: it keeps 20% of the cache and loses 1.50 points (95 % interval 1.00 to "
-            "2.00) on 128 unseen samples, 1 point allowed. The best baseline (h2o 0.6) needs 60%: use h2o 0.6.",
+            (None, HAND, BAD), Status.ADOPT, HAND.best,
+            "Adopt h2o at 60%, a known method: it keeps 60% of the cache and loses 0.20 points (95 % interval 0.00 to "
+            "0.50) on 128 unseen samples, within the 1 point allowed. No tuned policy seems to stay within 1 point; "
+            "the closest (trial 9) loses 1.50 points (95 % interval 1.00 to 2.00).",
         ),
         (
-            (None, BAD, None),
-            "No tuned policy stays within 1 point of the full cache; the closest (trial 9) loses 1.50 points (95 % "
-            "interval 1.00 to 2.00). No baseline below the full cache met the goal: keep the full cache.",
+            (UNSURE, HAND, None), Status.ADOPT, HAND.best,
+            "Adopt h2o at 60%, a known method: it keeps 60% of the cache and loses 0.20 points (95 % interval 0.00 to "
+            "0.50) on 128 unseen samples, within the 1 point allowed. The tuned policy (7.2%) is promising but not "
+            "proven: it loses 0.50 points (95 % interval -0.30 to 2.04).",
         ),
         (
-            (GOOD, None, candidate("tova 0.2", 0.2, -0.1, -0.4, 0.1)),
-            "The baseline wins: the tuned policy keeps 23% of the cache and loses 0.10 points (95 % interval -0.10 to "
-            "0.40) on 128 unseen samples, tova 0.2 needs 20%: use tova 0.2.",
+            (None, None, BAD), Status.NO, WHOLE,
+            "Do not adopt: no policy, tuned or known, seems to stay within 1 point of the full cache on 128 unseen "
+            "samples. The closest, trial 9, keeps 20% and loses 1.50 points (95 % interval 1.00 to 2.00). Keep the "
+            "full cache, or allow more with --max-degradation.",
         ),
     ],
-)
-def test_the_sentence(arguments: tuple[Candidate | None, ...], said: str) -> None:
-    assert verdict(*arguments, goal=1.0, n=128) == said
+    ids=["tuned", "known", "known, tuned unsure", "none"],
+)  # fmt: skip
+def test_what_is_recommended(
+    contenders: tuple[Contender | None, Contender | None, Candidate | None],
+    status: Status,
+    exported: Candidate,
+    said: str,
+) -> None:
+    verdict = decide(*contenders, WHOLE, POWER)
+    assert (verdict.status, verdict.exported, verdict.sentence) == (status, exported, said)
 
 
-def test_a_baseline_that_fails_is_not_recommended() -> None:
-    failing = candidate("h2o 0.4", 0.4, -1.4, -1.9, -0.9)
-    sentence = verdict(BAD, None, failing, goal=1.0, n=128)
-    assert "(h2o 0.4) does not hold" in sentence
-    assert sentence.endswith("keep the full cache.")
+def test_what_is_promising_says_what_would_decide() -> None:
+    """20 samples of whole answers prove 14.3 points; 4 are allowed."""
+    power = Power(20, 20, 4.0, 100.0, report_share=0.5)
+    lossless = Candidate("trial 9", FULL, 0.072, Interval(0.0, -14.29, 0.0), differences=np.zeros(20))
+    verdict = decide(Contender(lossless, False), None, None, WHOLE, power)
+    assert verdict.status == Status.PROMISING
+    assert verdict.exported is lossless
+    assert verdict.sentence == (
+        "Promising, not proven: trial 9 keeps 7.2% of the cache and loses 0.00 points (95 % interval 0.00 to 14.29) on "
+        "20 unseen samples; its best estimate is within the 4 points allowed, the worst end of its interval is not. "
+        "About 178 more samples would decide; --max-degradation 14.3 accepts it as it is."
+    )
 
 
-def test_what_is_exported_is_the_smaller_one_that_holds() -> None:
-    smaller = candidate("tova 0.2", 0.2, -0.1, -0.4, 0.1)
-    equal = candidate("tova 0.24", 0.235, -0.1, -0.4, 0.1)
-    assert best_of(GOOD, HAND, 1.0) is GOOD
-    assert best_of(GOOD, smaller, 1.0) is smaller
-    assert best_of(GOOD, equal, 1.0) is equal  # a tie: the simpler one
-    assert best_of(BAD, HAND, 1.0) is HAND
-    assert best_of(BAD, None, 1.0) is None
+def test_a_goal_of_nothing_is_never_proven_and_that_is_said() -> None:
+    power = Power(100, 100, 0.0, 100.0)
+    lossless = Candidate("trial 9", FULL, 0.5, Interval(0.0, -2.97, 0.0), differences=np.zeros(100))
+    said = decide(Contender(lossless, False), None, None, WHOLE, power).sentence
+    assert said.endswith("No number of samples proves 0; --max-degradation 3 accepts it.")
+    assert "no number of samples proves 0" in str(power)
+
+
+def test_a_tie_goes_to_the_simpler_one_and_is_called_a_tie() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(-0.2, 1, 128), rng.normal(-0.2, 1, 128)
+    tuned = Candidate("trial 3", FULL, 0.235, Interval(-0.2, -0.4, 0.0), differences=ours)
+    known = Candidate("tova at 24%", FULL, 0.24, Interval(-0.2, -0.4, 0.0), differences=theirs)
+    verdict = decide(Contender(tuned, True), Contender(known, True), None, WHOLE, POWER)
+    assert verdict.exported is known
+    assert "A tie: the tuned policy keeps 24%; in quality the two cannot be told apart, and the known is simpler." in (
+        verdict.sentence
+    )
+    much_smaller = Candidate("trial 3", FULL, 0.1, Interval(-0.2, -0.4, 0.0), differences=ours)
+    verdict = decide(Contender(much_smaller, True), Contender(known, True), None, WHOLE, POWER)
+    assert verdict.exported is much_smaller, "memory says otherwise"
+    assert "(tova at 24%) needs 24%; in quality the two cannot be told apart." in verdict.sentence
+
+
+def test_sizes_are_compared_as_ratios() -> None:
+    assert same_size(candidate("a", 0.50, 0, 0, 0), candidate("b", 0.52, 0, 0, 0))
+    assert not same_size(candidate("a", 0.05, 0, 0, 0), candidate("b", 0.06, 0, 0, 0))
+    assert [share(candidate("a", kept, 0, 0, 0)) for kept in (0.0719, 0.234)] == ["7.2%", "23%"]

@@ -23,7 +23,7 @@ def kept(counts: list[list[int]]) -> torch.Tensor:
 
 def layer(keep: torch.Tensor) -> KeptLayer:
     keys = torch.arange(BATCH * KV_HEADS * WIDTH * DIM, dtype=torch.float).view(BATCH, KV_HEADS, WIDTH, DIM)
-    return KeptLayer(keys, -keys, keep, NEW)
+    return KeptLayer.gather(keys, -keys, keep, NEW)
 
 
 @pytest.mark.parametrize("counts", [[[4, 4], [4, 4]], [[2, 5], [3, 1]]], ids=["alike", "ragged"])
@@ -33,6 +33,7 @@ def test_an_answer_token_sees_what_is_kept_in_sight_and_what_came_before_it(
 ) -> None:
     keep = kept(counts)
     ours = layer(keep)
+    ours.update(torch.ones(BATCH, KV_HEADS, NEW, DIM), torch.ones(BATCH, KV_HEADS, NEW, DIM))
     bias = ours.bias(GROUP, sliding_window, torch.float32).expand(BATCH, KV_HEADS, -1, -1)
     n_kept = ours.slots.shape[-1]
     for row in range(BATCH):
@@ -62,7 +63,38 @@ def test_kept_keys_and_values_are_those_of_their_slots_and_new_ones_come_behind(
             assert (slots >= 0).sum() == n
     assert (keys[:, :, -NEW:] == 7).all()
     assert (values == -keys).all()
-    assert ours.get_seq_length() == WIDTH, "positions go on behind the whole prompt"
+    assert ours.get_seq_length() == WIDTH + NEW, "positions go on behind the whole prompt"
+
+
+@pytest.mark.parametrize("sliding_window", [None, 4])
+def test_token_by_token_and_joined_with_others_it_is_the_same(sliding_window: int | None) -> None:
+    keep, generator = kept([[2, 5], [3, 1]]), torch.Generator().manual_seed(1)
+    new = torch.rand(BATCH, KV_HEADS, NEW, DIM, generator=generator)
+    whole = layer(keep)
+    whole.update(new, -new)
+    stored = torch.arange(BATCH * KV_HEADS * WIDTH * DIM, dtype=torch.float).view(BATCH, KV_HEADS, WIDTH, DIM)
+    shorter = [
+        KeptLayer.gather(stored[row : row + 1], -stored[row : row + 1], keep[row : row + 1], 0) for row in (0, 1)
+    ]
+    longer = torch.ones(1, KV_HEADS, WIDTH + 3, dtype=torch.bool)
+    other = KeptLayer.gather(
+        torch.ones(1, KV_HEADS, WIDTH + 3, DIM), torch.ones(1, KV_HEADS, WIDTH + 3, DIM), longer, 0
+    )
+    joined = KeptLayer.join([other, *shorter], NEW)
+    for token in range(NEW):
+        step = torch.cat([new[:1], new])[:, :, token : token + 1]
+        keys, values = joined.update(step, -step)
+        bias = joined.bias(GROUP, sliding_window, torch.float32)
+        for row in range(BATCH):
+            for head in range(KV_HEADS):
+                for group in range(GROUP):
+                    every = whole.bias(GROUP, sliding_window, torch.float32).expand(BATCH, KV_HEADS, -1, -1)
+                    seen = every[row, head, group * NEW + token] == 0
+                    ours = bias.expand(-1, KV_HEADS, -1, -1)[row + 1, head, group] == 0
+                    assert (keys[row + 1, head, ours] == whole.keys[row, head, seen]).all()
+                    assert (values[row + 1, head, ours] == whole.values[row, head, seen]).all()
+                    assert ours.sum() == seen.sum()
+    assert joined.get_seq_length() == WIDTH + 3 + NEW
 
 
 def test_the_model_is_as_it_was_even_after_an_error() -> None:

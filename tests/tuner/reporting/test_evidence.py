@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tuner.conftest import Finished
-from tuner.judging.intervals import Interval
+from tuner.judging.intervals import Interval, Paired
 from tuner.reporting.evidence import NICE_POINTS, SampleCounts, cache_bytes, gather
 from tuner.search.records import TrialRecord
 
@@ -20,15 +20,18 @@ def test_the_json_has_its_names_in_their_order(finished: Finished) -> None:
     """An auditor's script reads these."""
     written = json.loads(json.dumps(finished.result.evidence.to_dict()))
     assert list(written) == [
-        "verdict", "goal_points", "metric", "policy_from", "quality", "cache", "dropped_tokens", "best_baseline",
-        "choice", "precision", "samples", "trials", "warm_start", "study", "mlflow_run_id",
+        "status", "verdict", "power", "goal_points", "metric", "policy_from", "quality", "cache", "dropped_tokens",
+        "best_baseline", "choice", "precision", "samples", "trials", "warm_start", "study", "mlflow_run_id",
     ]  # fmt: skip
-    assert list(written["quality"]) == ["full_cache", "difference_points", "nll_increase_nats", "confidence"]
+    assert list(written["quality"]) == [
+        "full_cache", "difference_points", "token_accuracy_full_cache", "token_accuracy_policy", "nll_increase_nats",
+        "confidence",
+    ]  # fmt: skip
     assert list(written["cache"]) == ["fraction", "bytes_per_prompt_full", "bytes_per_prompt_kept"]
     generated = written["dropped_tokens"]["generated"]
     assert list(generated) == ["exact_match", "identical_outputs", "most_changed"]
     assert [list(text) for text in generated["most_changed"]] == [["id", "full_cache", "policy"]] * 3
-    assert list(written["best_baseline"]) == ["label", "cache_fraction", "difference_points"]
+    assert list(written["best_baseline"]) == ["label", "cache_fraction", "difference_points", "proven"]
     assert written["quality"]["confidence"] == 0.95
     assert list(written["study"])[-2:] == ["model_name", "data_source"]
 
@@ -36,7 +39,7 @@ def test_the_json_has_its_names_in_their_order(finished: Finished) -> None:
 def test_bytes_are_those_of_the_prompts(finished: Finished) -> None:
     found = finished.result.outcome.on_report
     full, kept = cache_bytes(found)
-    assert found.bytes_per_token == 2 * 2 * 2 * 8 * 4  # layers, KV heads, keys and values, dimensions, float32
+    assert found.bytes_per_token == 4 * 2 * 2 * 32 * 4  # layers, KV heads, keys and values, dimensions, float32
     assert full == int(found.n_tokens.mean() * found.bytes_per_token)
     assert kept / full == pytest.approx(finished.result.evidence.cache.fraction, rel=0.15)
 
@@ -45,23 +48,21 @@ def test_the_next_precision_is_a_round_one_and_at_least_twice_as_fine(finished: 
     outcome = finished.result.outcome
     for spread in (0.01, 1.0, 40.0):
         wide = np.tile([-spread, spread], 3)
-        changed = replace(outcome, on_report=replace(outcome.on_report, with_unseen=wide))
+        changed = replace(outcome, on_report=replace(outcome.on_report, paired=Paired.of(wide)))
         precision = gather(changed, [], COUNTS, {}, "run").precision
-        assert precision.half_width_points == pytest.approx(1.96 * wide.std(ddof=1) / np.sqrt(5))
+        assert precision.half_width_points == pytest.approx(1.96 * spread / np.sqrt(9))
         assert precision.finer_points in NICE_POINTS
         assert precision.finer_points == NICE_POINTS[-1] or precision.finer_points <= precision.half_width_points / 2
-        assert precision.samples_for_finer == pytest.approx(
-            (1.96 * wide.std(ddof=1) / precision.finer_points) ** 2, abs=1
-        )
+        assert precision.samples_for_finer == pytest.approx((1.96 * spread / precision.finer_points) ** 2, abs=1)
 
 
 def test_without_a_baseline_or_a_pick_it_says_so(finished: Finished) -> None:
     outcome = finished.result.outcome
-    empty = replace(outcome, baseline=None, choice=replace(outcome.choice, picked=[]))
+    empty = replace(outcome, baseline=None, choice=replace(outcome.choice, picked=None))
     trials = [TrialRecord(n, state, "search", {}, {}, "{}") for n, state in enumerate(("failed", "pruned", "pruned"))]
     found = gather(empty, trials, COUNTS, {}, "run")
     assert found.best_baseline is None
-    assert found.choice.select_difference_points is None
+    assert found.choice.expected_difference_points is None
     assert found.trials == {"complete": 0, "pruned": 2, "failed": 1}
     assert "report_baseline_cache_fraction" not in found.metrics()
 

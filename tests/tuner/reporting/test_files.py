@@ -26,11 +26,11 @@ def test_the_exported_policy_is_the_one_that_was_proven(finished: Finished) -> N
 def test_the_report_is_the_evidence_and_all_finalists(finished: Finished) -> None:
     result = finished.result
     report = json.loads((result.folder / "report.json").read_text())
-    finalists = report.pop("finalists_on_select")
+    finalists = report.pop("finalists")
     assert report.pop("alpha_model") == result.alpha.to_dict()
     assert report == result.evidence.to_dict()
     assert len(finalists) == report["choice"]["candidates"] > 0
-    assert {"label", "cache_fraction", "difference_points"} == set(finalists[0])
+    assert {"label", "cache_fraction", "expected_difference_points"} == set(finalists[0])
 
 
 def test_every_picture_is_there(finished: Finished) -> None:

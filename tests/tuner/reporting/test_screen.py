@@ -87,7 +87,7 @@ def test_the_last_lines_say_what_was_found_and_what_to_do_next(finished: Finishe
     screen = io.StringIO()
     show(Console(file=screen, width=400), finished.result)
     shown, result = screen.getvalue(), finished.result
-    assert "On 5 unseen samples" in shown
+    assert "On 9 unseen samples" in shown
     assert f"\n{result.sentence}\n" in shown
     assert f"(--precision {result.evidence.precision.finer_points:g})." in shown
     assert f"alpha: {result.alpha.reason}" in shown

@@ -77,7 +77,7 @@ def test_points_from_before_rules_had_names_keep_their_rule(tmp_path: Path) -> N
                 params={"window": window, "budget": budget},
                 distributions={"window": IntDistribution(0, 1), "budget": FloatDistribution(0.03, 1.0, log=True)},
                 values=[1 - budget, budget],
-                user_attrs={"result": {"policy": "{}", "metrics": {MEMORY: budget}, "sample_nll": []}},
+                user_attrs={"result": {"policy": "{}", "metrics": {MEMORY: budget}, "sample_kl": []}},
             )
         )
     seeds = read_warm_start([tmp_path], {"model": "m", "task": "t", "data": "d"}).seeds

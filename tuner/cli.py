@@ -37,6 +37,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
 ]
+Model = Annotated[str, typer.Option(help="'reference', 'smollm2', a folder, a .gguf file, or a name on the Hub.")]
 MaxDegradation = Annotated[
     float, typer.Option(help="Allowed loss against the full cache, in points of the task's metric.")
 ]
@@ -64,7 +65,7 @@ def tune(
     context: typer.Context,
     task: Annotated[str, typer.Option(help="Bundled task (see `a2sf-tune tasks`) or a .yaml file.")] = "summarisation",
     trials: Annotated[int, typer.Option(help="Trials in all; the first ones are the baselines.")] = 100,
-    model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
+    model: Model = "reference",
     data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
     column: Columns = None,
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
@@ -145,7 +146,7 @@ def tasks() -> None:
 def validate(
     task: Annotated[str, typer.Argument(help="Bundled task or a .yaml file.")],
     data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
-    model: Annotated[str, typer.Option(help="'reference', a folder, or a name on the Hub.")] = "reference",
+    model: Model = "reference",
     column: Columns = None,
     max_degradation: MaxDegradation = 2.0,
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
@@ -190,6 +191,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import name_of, parse_bytes
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.identity import inputs_identity
+from tuner.inputs.made_with import inputs_identity
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.power import Power
 from tuner.inputs.splits import Parts, encode_and_split, power_of, report_samples
@@ -36,8 +36,7 @@ from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
 from tuner.search.lock import only_run_in
 from tuner.search.objectives import MEMORY, QUALITY
-from tuner.search.profile import PROFILE_FILE, Profile
-from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
+from tuner.search.profiles import kept_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
@@ -177,21 +176,11 @@ def _search(job: _Job) -> _Found:
     job.watch.say(room_for(scores, job.task.metric, settings.max_degradation))
     profile = None
     if job.dimensions.needs_profile:
-        profile = _profile(job, engine, job.watch.step("Profiling layers, heads"))
+        known = job.warm.profile
+        profile = kept_profile(job.folder, known, engine, job.dimensions, job.limit, settings.seed, job.watch)
     space = Space.of(job.dimensions, profile)
     plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
-
-
-def _profile(job: _Job, engine: Engine, progress: Progress) -> Profile:
-    """The profile of this folder, of an earlier study of the same model and data, or a new one."""
-    path = job.folder / PROFILE_FILE
-    known = Profile.load(path) if path.exists() else job.warm.profile
-    if known is not None:
-        known.check_shape(engine.n_layers, engine.n_kv_heads, path)
-    profile = known or measure_profile(engine, PROFILE_BLOCKS, progress)
-    profile.save(path)
-    return profile
 
 
 def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: Progress) -> list[TrialRecord]:

@@ -16,14 +16,17 @@ class RecentQueries:
 
     A decaying score is carried from forward to forward; a window cannot be: its queries must be the last ones
     and a prompt may come in several forwards.
+
+    Attributes:
+        scale, sliding_window: of the attention that the queries belong to.
     """
 
     def __init__(self, most: int) -> None:
         """Hold the last `most` queries; none for 0."""
         self.most = most
         self._held: tuple[Tensor, Tensor] | None = None
-        self._scale = 1.0
-        self._sliding_window: int | None = None
+        self.scale = 1.0
+        self.sliding_window: int | None = None
 
     def add(self, query: Tensor, valid: Tensor | None, scale: float, sliding_window: int | None) -> None:
         """Take in queries `[batch, head, query, dim]`, valid bool `[batch, query]` or None."""
@@ -35,7 +38,7 @@ class RecentQueries:
             query = torch.cat([self._held[0], query], dim=2)
             valid = torch.cat([self._held[1], valid], dim=1)
         self._held = query[:, :, -self.most :].clone(), valid[:, -self.most :]
-        self._scale, self._sliding_window = scale, sliding_window
+        self.scale, self.sliding_window = scale, sliding_window
 
     @property
     def held(self) -> tuple[Tensor, Tensor] | None:
@@ -53,8 +56,8 @@ class RecentQueries:
         """
         assert self._held is not None, "no query has passed yet"
         query, valid = self._held
-        span = Span(seen - query.shape[2], positions, valid, self._sliding_window)
-        return score(query, keys, (inf,), self._scale, span, window)[0]
+        span = Span(seen - query.shape[2], positions, valid, self.sliding_window)
+        return score(query, keys, (inf,), self.scale, span, window)[0]
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order."""

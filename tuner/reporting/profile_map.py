@@ -9,29 +9,22 @@ import numpy as np
 
 from a2sf_core.files import whole
 from a2sf_core.policy import Policy
-from tuner.search.profile import BUDGETS, Profile
+from tuner.search.profile import Profile
 
 MOST_CELLS_WITH_FIGURES = 80
 
 
 def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
-    """Draw what cutting every KV head costs, and the share that `policy` keeps of it."""
+    """Draw what every KV head needs, and the share that `policy` keeps of it."""
     from matplotlib.figure import Figure
 
-    loss = profile.head_loss[:, :, 0].T  # [kv_head, layer]
-    kept = kept_shares(policy, loss.shape[0])
-    width = min(16.0, max(8.0, 2.5 + 0.6 * loss.shape[1]))
-    figure = Figure(figsize=(width, 1.6 + 0.5 * min(loss.shape[0], 12) * 2), layout="constrained")
+    title, need = profile.need()
+    need = need.T  # [kv_head, layer]
+    kept = kept_shares(policy, need.shape[0])
+    width = min(16.0, max(8.0, 2.5 + 0.6 * need.shape[1]))
+    figure = Figure(figsize=(width, 1.6 + 0.5 * min(need.shape[0], 12) * 2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    _panel(
-        figure,
-        above,
-        loss,
-        f"Share in the loss when its layer keeps {BUDGETS[0]:.0%}, nats per token",
-        "OrRd",
-        "{:.3f}",
-        None,
-    )
+    _panel(figure, above, need, title, "OrRd", "{:.3f}", None)
     _panel(figure, below, kept, "Share of the cache that the policy keeps", "Blues", "{:.0%}", 1.0)
     below.set_xlabel("layer")
     with whole(path) as beside:

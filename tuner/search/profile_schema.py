@@ -1,4 +1,4 @@
-"""The sensitivity profile in its file: what its tables may be."""
+"""profile.json: what its tables may be."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tuner.measuring.bank import HALF_LIVES
-from tuner.schemas import Finite, Schema
+from tuner.schemas import Finite, Name, Schema
 
 _MOST_BUDGETS, _MOST = 100, 10_000
 
 _HalfLife = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["inf"]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Shares = Annotated[list[_Share], Field(min_length=1, max_length=_MOST)]
 _Losses = Annotated[list[Finite], Field(max_length=_MOST_BUDGETS)]
 
 
-class ProfileSchema(Schema):
-    """`Profile.to_dict`, field by field: `[layer][budget]`, or `[layer][kv_head][budget]` for `head_loss`."""
+class CutAloneSchema(Schema):
+    """`CutAlone.to_dict`, field by field: `[layer][budget]`, or `[layer][kv_head][budget]` for `head_loss`."""
 
     budgets: Annotated[list[Finite], Field(min_length=1, max_length=_MOST_BUDGETS)]
     layer_loss: Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]
@@ -28,7 +29,7 @@ class ProfileSchema(Schema):
     evaluations: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _of_one_model(self) -> ProfileSchema:
+    def _of_one_model(self) -> CutAloneSchema:
         layers = {len(self.layer_loss), len(self.half_life), len(self.recent), len(self.head_loss)}
         if len(layers) > 1 or len({len(heads) for heads in self.head_loss}) > 1:
             raise ValueError("its tables differ in layers or KV heads")
@@ -38,4 +39,44 @@ class ProfileSchema(Schema):
             raise ValueError(f"its tables do not have one figure for each of {len(self.budgets)} budgets")
         if not {float(each) for row in self.half_life for each in row} <= set(HALF_LIVES):
             raise ValueError("half_life holds one that no engine knows")
+        return self
+
+
+class ReconstructionSchema(Schema):
+    """`Reconstruction.to_dict`; `kept` is `[prompt][total][layer][kv_head]`."""
+
+    totals: Annotated[list[_Share], Field(min_length=1, max_length=_MOST_BUDGETS)]
+    floor: _Share
+    half_life: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    kept: Annotated[list[list[Annotated[list[_Shares], Field(max_length=_MOST)]]], Field(min_length=1, max_length=100)]
+
+    @model_validator(mode="after")
+    def _of_one_model(self) -> ReconstructionSchema:
+        if {len(prompt) for prompt in self.kept} != {len(self.totals)}:
+            raise ValueError(f"kept does not have one table for each of {len(self.totals)} totals")
+        layers = [table for prompt in self.kept for table in prompt]
+        if len({len(table) for table in layers}) > 1 or len({len(row) for table in layers for row in table}) > 1:
+            raise ValueError("its tables differ in layers or KV heads")
+        return self
+
+
+class MeasuredSchema(Schema):
+    """The profiles that were measured, by kind."""
+
+    cut_alone: Annotated[CutAloneSchema | None, Field(alias="cut alone")] = None
+    reconstruction: ReconstructionSchema | None = None
+
+
+class ProfiledSchema(Schema):
+    """`Profiled.save`, field by field."""
+
+    used: Literal["cut alone", "reconstruction"]
+    why: Annotated[str, Field(max_length=2000)]
+    held_out_kl: dict[Name, dict[Name, Finite]]
+    measured: MeasuredSchema
+
+    @model_validator(mode="after")
+    def _used_is_there(self) -> ProfiledSchema:
+        if getattr(self.measured, self.used.replace(" ", "_")) is None:
+            raise ValueError(f"measured does not hold {self.used!r}, which is used")
         return self

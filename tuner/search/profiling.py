@@ -18,7 +18,9 @@ from a2sf_core.policy import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.search.profile import BUDGETS, NEGLIGIBLE, SINK, Profile, Recency
+from tuner.search.cut_alone import BUDGETS, NEGLIGIBLE, SINK, CutAlone
+from tuner.search.profile import Recency
+from tuner.search.profile_part import Part
 from tuner.watch import Progress
 
 PROFILE_BLOCKS = 4
@@ -33,15 +35,28 @@ MOST_REFINED = 6
 must not cost more than its search."""
 
 
-def measure_profile(engine: Engine, n_blocks: int, progress: Progress = lambda _done, _total: None) -> Profile:
-    """Measure the profile on the engine's first `n_blocks` blocks of samples."""
-    return _Measuring(engine, n_blocks, progress).profile()
+def measure_profile(
+    engine: Engine,
+    n_blocks: int,
+    progress: Progress = lambda _done, _total: None,
+    most_evaluations: int | None = None,
+    part: Part | None = None,
+) -> CutAlone:
+    """Measure the profile on the engine's first `n_blocks` blocks of samples.
+
+    Args:
+        progress: called with (layers done, in all).
+        most_evaluations: after so many no further layer is looked into; None for no limit.
+        part: what a run that was stopped found already; None for nothing.
+    """
+    most = math.inf if most_evaluations is None else most_evaluations
+    return _Measuring(engine, n_blocks, progress, part or Part()).profile(most)
 
 
 class _Measuring:
-    def __init__(self, engine: Engine, n_blocks: int, progress: Progress) -> None:
-        self.engine, self.n_blocks, self.progress = engine, n_blocks, progress
-        self.evaluations = 0
+    def __init__(self, engine: Engine, n_blocks: int, progress: Progress, part: Part) -> None:
+        self.engine, self.n_blocks, self.progress, self.part = engine, n_blocks, progress, part
+        self.asked: set[str] = set()
         seen = engine.evaluate_blocks(Policy.full(engine.n_layers), n_blocks)
         self.full, self.n_samples = seen.losses.nll, seen.n
         shape = engine.n_layers, len(BUDGETS)
@@ -50,7 +65,7 @@ class _Measuring:
         self.head_loss = np.zeros((engine.n_layers, engine.n_kv_heads, len(BUDGETS)))
         self.everyone = range(engine.n_kv_heads)
 
-    def profile(self) -> Profile:
+    def profile(self, most_evaluations: float) -> CutAlone:
         n_layers = self.engine.n_layers
         for layer in range(n_layers):
             self.progress(layer, n_layers)
@@ -58,13 +73,15 @@ class _Measuring:
             self.head_loss[layer] = self.layer_loss[layer] / len(self.everyone)
         by_need = np.argsort(-self.layer_loss.sum(-1), kind="stable").tolist()
         for layer in [layer for layer in by_need if self.layer_loss[layer].any()][:MOST_REFINED]:
+            if self.evaluations >= most_evaluations:
+                break
             self._refine(layer)
             alone = np.zeros_like(self.head_loss[layer])  # [kv_head, budget]
             for head in self._sensitive_heads(layer, self.everyone):
                 alone[head] = self._curve(layer, (head,))
             self.head_loss[layer] = _shared_out(self.layer_loss[layer], alone)
         self.progress(n_layers, n_layers)
-        return Profile(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
+        return CutAlone(self.layer_loss, self.half_life, self.recent, self.head_loss, self.n_samples, self.evaluations)
 
     def _refine(self, layer: int) -> None:
         """Find the best recency for each budget, smallest first: the half-life, then the recent share with it."""
@@ -112,10 +129,18 @@ class _Measuring:
         return curve + [0.0] * (len(BUDGETS) - len(curve))
 
     def _loss(self, layer: int, heads: Sequence[int], recency: Recency, budget: float) -> float:
-        policy = cut_alone(self.engine, layer, heads, recency, budget)
-        self.evaluations += not self.engine.knows(policy)
-        seen = self.engine.evaluate_blocks(policy, self.n_blocks)
-        return float((seen.losses.nll - self.full).mean())
+        section, key = f"cut alone, {self.n_samples} samples", f"{layer} {tuple(heads)} {recency} {budget}"
+        self.asked.add(key)
+        if self.part.get(section, key) is None:
+            policy = cut_alone(self.engine, layer, heads, recency, budget)
+            seen = self.engine.evaluate_blocks(policy, self.n_blocks)
+            self.part.put(section, key, float((seen.losses.nll - self.full).mean()))
+        return float(self.part.get(section, key))
+
+    @property
+    def evaluations(self) -> int:
+        """How many cuts were asked for, each once."""
+        return len(self.asked)
 
 
 def _shared_out(layer_loss: np.ndarray, alone: np.ndarray) -> np.ndarray:

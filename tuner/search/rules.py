@@ -13,12 +13,17 @@ from tuner.search.profile import Recency
 
 SEARCHED: dict[str, Callable[[Recency, Budget, int], LayerPolicy]] = {
     "decay": lambda r, budget, sink: LayerPolicy(Decay(r.half_life), budget, r.recent, sink),
-    "window": lambda _, budget, sink: LayerPolicy(Window(SNAPKV_WINDOW), budget, SNAPKV_WINDOW, sink),
+    "window": lambda r, budget, sink: LayerPolicy(Window(SNAPKV_WINDOW), budget, _kept_of_window(r, budget), sink),
     "value-weighted": lambda r, budget, sink: LayerPolicy(ValueWeighted(Decay(r.half_life)), budget, r.recent, sink),
     "key-norm": lambda r, budget, sink: LayerPolicy(KeyNorm(), budget, r.recent, sink),
 }
 """What a layer keeps under each rule, from half-life and recent share, budget, and sink; `tuner.choices.RULES` has the
 same names. A window brings its own recent tokens: the queries that vote stay."""
+
+
+def _kept_of_window(recency: Recency, budget: Budget) -> float | int:
+    """All queries that vote; where heads have budgets of their own a share of it, or they would fill the small ones."""
+    return recency.recent if isinstance(budget, tuple) else SNAPKV_WINDOW
 
 
 def bank_for(names: Sequence[str], others: Iterable[ScoreRule]) -> tuple[ScoreRule, ...]:

@@ -21,7 +21,7 @@ from tuner.measuring.bank import HALF_LIVES
 from tuner.search.allocation import as_share, fill
 from tuner.search.baselines import baseline_trials
 from tuner.search.dimensions import N_GROUPS, Dimensions
-from tuner.search.profile import SINK, Profile, Recency
+from tuner.search.profile import Profile, Recency
 from tuner.search.records import FirstTrial, Params, Value
 from tuner.search.rules import SEARCHED
 
@@ -85,13 +85,13 @@ class Space(Dimensions):
         return replace(trial, params={})
 
     def seed(self, budget: float) -> dict[str, Value]:
-        """The profile's own policy at `budget`: marginal-utility budgets, and the best recency of each layer."""
+        """The profile's own policy at `budget`: its budgets, and the best recency of each layer."""
         recencies = self._profile.recencies(self._profile.budgets(budget).mean(-1))
         return {
             "half_life_place": round(float(np.mean([HALF_LIVES.index(each.half_life) for each in recencies]))),
             "budget": budget,
             "recent": float(np.mean([each.recent for each in recencies])),
-            "sink": SINK,
+            "sink": self._profile.sink,
             "rule": self.rules[0],
             "rule_profile": 1.0,
             "layer_profile": 1.0,

@@ -17,7 +17,7 @@ from a2sf_core.foreign import check_regular
 from a2sf_core.policy import Policy
 from tuner.search.journal import MAX_BYTES, check_for_resume, check_lines, check_trials
 from tuner.search.objectives import DIRECTIONS, MEMORY
-from tuner.search.profile import PROFILE_FILE
+from tuner.search.profile import PART_FILE, PROFILE_FILE
 from tuner.search.records import TrialRecord
 
 JOURNAL = "study.journal"
@@ -83,7 +83,8 @@ class Storage:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
         if not self._study.get_trials(deepcopy=False):  # nothing was finished, so nothing is lost by starting anew
             if stored != dict(identity):
-                (run_dir / PROFILE_FILE).unlink(missing_ok=True)
+                for name in (PROFILE_FILE, PART_FILE):
+                    (run_dir / name).unlink(missing_ok=True)
                 self._study.set_user_attr("identity", dict(identity))
             return
         for name, value in identity.items():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tuner.search.hypervolume import front, hypervolume
 from tuner.search.objectives import MEMORY, points_of
-from tuner.search.profile import PROFILE_FILE, Profile
+from tuner.search.profile import PROFILE_FILE
+from tuner.search.profile_file import Profiled
 from tuner.search.records import FirstTrial, Params, TrialRecord
 from tuner.search.storage import read_front, read_identity
 
@@ -25,7 +26,7 @@ class WarmStart:
     """The seeds, with parameters of the space they come from, and the profile if one fits."""
 
     seeds: list[FirstTrial]
-    profile: Profile | None
+    profile: Profiled | None
 
 
 def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> WarmStart:
@@ -48,7 +49,7 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
         known = read_identity(folder)
         if all(known.get(name) == identity[name] for name in ("model", "task", "data")):
             path = folder / PROFILE_FILE
-            profile = Profile.load(path) if path.is_file() else profile
+            profile = Profiled.load(path) if path.is_file() else profile
     return WarmStart(list(seeds.values()), profile)
 
 

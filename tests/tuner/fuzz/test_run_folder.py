@@ -17,7 +17,7 @@ from tests.tuner.conftest import Finished
 from tests.tuner.fuzz import mutations
 from tests.tuner.fuzz.cases import command, number_of, refused_or_done, sentence_or_nothing
 from tuner.measuring.engine import Engine
-from tuner.search.profile import Profile
+from tuner.search.profile_file import Profiled
 from tuner.search.space import Space
 from tuner.search.storage import JOURNAL, Storage
 from tuner.search.study import Plan, Study
@@ -74,10 +74,11 @@ def test_the_profile_is_used_or_refused(finished: Finished, tmp_path: Path) -> N
     known = json.loads((finished.result.folder / "profile.json").read_text())
 
     def use() -> None:
-        profile = Profile.load(path)
-        profile.check_shape(2, 2, path)
+        profiled = Profiled.load(path)
+        profiled.check_shape(4, 2, path)
+        profile = profiled.used
         assert math.isfinite(float(profile.budgets(0.2).sum()))
-        Space("groups", True, 2, profile=profile).enqueued()
+        Space("groups", True, 4, profile=profile).enqueued()
 
     for name, text in mutations.drawn("profile", number_of(250), lambda rng: mutations.of_json(rng, known)):
         path.write_bytes(text)

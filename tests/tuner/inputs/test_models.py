@@ -137,7 +137,7 @@ def test_a_model_too_large_for_its_device(saved: Path, monkeypatch: pytest.Monke
 def test_mistyped_paths(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_folder, "hub_blocked", lambda: pytest.fail("asked the Hub"))
     assert f"There is no model folder '{tiny.parent}/tinny'; did you mean '{tiny}'?" in said(tiny.parent / "tinny")
-    assert "There is no model folder './nowhere'; expected a folder, a Hub name" in said("./nowhere")
+    assert "There is no model folder './nowhere'; expected a folder, a .gguf file, a Hub name" in said("./nowhere")
     assert "There is no model folder '/nowhere/at/all'" in said("/nowhere/at/all")
     assert "is a file; give the folder that holds config.json" in said(tiny / "model.safetensors")
 

@@ -184,3 +184,11 @@ def test_step_eviction_is_really_run() -> None:
 def test_what_the_engine_cannot_measure_is_said(policy: Policy, words: str) -> None:
     with pytest.raises(A2SFError, match=words):
         Engine(tiny("llama"), samples(3)).evaluate(policy)
+
+
+@pytest.mark.parametrize(("memory", "in_turn"), [(None, 6), (1, 3)])
+def test_progress_is_told_prompt_by_prompt_and_not_of_prompts_read_again(memory: int | None, in_turn: int) -> None:
+    told: list[tuple[int, int]] = []
+    engine = Engine(tiny("llama"), samples(6), progress=lambda *at: told.append(at), block_size=3, memory=memory)
+    engine.evaluate(Policy.full(3))
+    assert told == [*((done, 6) for done in range(1, in_turn + 1)), (6, 6)]

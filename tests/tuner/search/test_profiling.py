@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
-from tuner.search.profile import BUDGETS, NEGLIGIBLE, Profile, Recency
+from tuner.search.cut_alone import BUDGETS, NEGLIGIBLE, CutAlone
+from tuner.search.profile import Recency
+from tuner.search.profile_part import Part
 from tuner.search.profiling import MOST_REFINED, RECENTS, START, cut_alone, measure_profile
 
 
@@ -21,7 +23,7 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def profile(engine: Engine) -> Profile:
+def profile(engine: Engine) -> CutAlone:
     return measure_profile(engine, 1)
 
 
@@ -31,7 +33,7 @@ def loss_alone(engine: Engine, layer: int, heads: tuple[int, ...], recency: Rece
     return float((engine.evaluate_blocks(policy, 1).losses.nll - full).mean())
 
 
-def test_the_profile_says_what_cutting_one_head_alone_costs(engine: Engine, profile: Profile) -> None:
+def test_the_profile_says_what_cutting_one_head_alone_costs(engine: Engine, profile: CutAlone) -> None:
     assert profile.head_loss.shape == (3, 2, len(BUDGETS))
     assert profile.n_samples == 10
     checked = 0
@@ -51,7 +53,7 @@ def test_the_profile_says_what_cutting_one_head_alone_costs(engine: Engine, prof
     assert checked > 5, "a random model suffers when a layer or head is cut"
 
 
-def test_the_rule_of_a_layer_is_the_best_of_its_row_and_column(engine: Engine, profile: Profile) -> None:
+def test_the_rule_of_a_layer_is_the_best_of_its_row_and_column(engine: Engine, profile: CutAlone) -> None:
     for layer in range(3):
         for place, budget in enumerate(BUDGETS):
             if found := profile.layer_loss[layer, place]:
@@ -85,13 +87,24 @@ def test_a_head_that_does_not_matter_is_found_by_halving() -> None:
     assert (found.head_loss[1, [0, 1, 3], 0] >= NEGLIGIBLE).any()
 
 
-def test_a_profile_is_kept_as_json(tmp_path: Path, profile: Profile) -> None:
-    path = tmp_path / "profile.json"
-    profile.save(path)
-    again = Profile.load(path)
-    assert np.array_equal(again.head_loss, profile.head_loss)
-    assert np.array_equal(again.half_life, profile.half_life)
-    assert np.array_equal(again.recent, profile.recent)
-    path.write_text("{}")
-    with pytest.raises(A2SFError, match=r"profile\.json is not a sensitivity profile.*delete it"):
-        Profile.load(path)
+def test_no_layer_is_looked_into_beyond_what_may_be_spent() -> None:
+    engine = Engine(tiny("llama"), samples(12), block_size=12)
+    found = measure_profile(engine, 1, most_evaluations=1)
+    assert 0 < found.evaluations <= 4 * 3
+    assert (found.half_life == START.half_life).all()
+    assert not np.ptp(found.head_loss, axis=1).any(), "heads are not told apart"
+
+
+def test_a_profile_that_was_stopped_goes_on_where_it_stopped(engine: Engine, profile: CutAlone, tmp_path: Path) -> None:
+    """Half of what was measured is there: the rest is measured, and the profile is the same."""
+    path = tmp_path / "part.json"
+    measure_profile(engine, 1, part=Part(path))
+    whole = json.loads(path.read_text())
+    ((section, known),) = whole.items()
+    assert len(known) == profile.evaluations
+    path.write_text(json.dumps({section: dict(list(known.items())[: len(known) // 2])}))
+    fresh = Engine(tiny("llama"), samples(20), block_size=10)
+    again = measure_profile(fresh, 1, part=Part(path))
+    assert json.loads(path.read_text()) == whole
+    assert fresh.passes <= len(known) - len(known) // 2 + 1
+    assert again.to_dict() == profile.to_dict()

@@ -13,21 +13,23 @@ from tuner.choices import RULES
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES, baseline_trials
+from tuner.search.cut_alone import BUDGETS, CutAlone
 from tuner.search.dimensions import Dimensions, Options, Range
-from tuner.search.profile import BUDGETS, Profile, Recency
+from tuner.search.profile import Recency
 from tuner.search.profiling import PROFILE_HALF_LIVES, RECENTS
+from tuner.search.reconstruction import Reconstruction, kept_shares
 from tuner.search.records import Value
 from tuner.search.rules import SEARCHED
 from tuner.search.space import Space
 
 
-def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> Profile:
+def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> CutAlone:
     def curves(*shape: int) -> np.ndarray:
         return np.sort(rng.exponential(0.1, (*shape, len(BUDGETS))))[..., ::-1] * (rng.random((*shape, 1)) < 0.5)
 
     shape = n_layers, len(BUDGETS)
     half_life, recent = rng.choice(PROFILE_HALF_LIVES, shape), rng.choice(RECENTS, shape)
-    return Profile(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
+    return CutAlone(curves(n_layers), half_life, recent, curves(n_layers, n_heads), 16, 0)
 
 
 def drawn(rng: np.random.Generator, r: Range | Options) -> Value:
@@ -109,3 +111,20 @@ def test_the_bank_holds_what_the_space_and_the_baselines_can_ask_for() -> None:
     for baseline in BASELINES:
         gathered, really_run = (run(baseline.policy(0.3, 3)) for run in (engine.evaluate, engine.evaluate_directly))
         assert gathered.nll == pytest.approx(really_run.nll, abs=1e-4), baseline.name
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.05, 1.0])
+def test_the_profile_of_reconstruction_shapes_a_space_too(floor: float) -> None:
+    """Its own policy is a point, with recent tokens in proportion to each head's budget under every rule."""
+    kept = kept_shares(np.random.default_rng(0).random((5, 2, 60)) ** 4)[None]
+    profile = Reconstruction(kept, floor)
+    space = Space("groups", True, 5, profile)
+    for rule in space.rules:
+        policy = space.policy(space.complete(space.seed(0.2) | {"rule": rule}))
+        shares = np.array([np.broadcast_to(np.array(layer.budget), 2) for layer in policy.layers])
+        assert shares == pytest.approx(profile.budgets(0.2), abs=1e-3)
+        ragged = [layer for layer in policy.layers if layer.is_ragged]
+        assert {layer.recent for layer in ragged} <= {0.25}
+        assert {layer.sink for layer in policy.layers} == {4}
+        assert bool(ragged) is (floor < 1)
+    assert space.enqueued()[0].label == "seed profile, decay 0.05"

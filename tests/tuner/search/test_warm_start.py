@@ -13,7 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
+from tuner.search.cut_alone import CutAlone
 from tuner.search.objectives import MEMORY
+from tuner.search.profile_file import Profiled
 from tuner.search.profiling import measure_profile
 from tuner.search.records import FirstTrial
 from tuner.search.space import Space
@@ -27,14 +29,15 @@ def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_s
     old = tmp_path / "old"
     Study(old, identity, seed=0).run(engine, Space("bump", False, 3), Plan(40), lambda _done: None)
     profile = measure_profile(engine, 1)
-    profile.save(old / "profile.json")
+    Profiled(profile).save(old / "profile.json")
 
     same = read_warm_start([old], identity)
     other = read_warm_start([old], {**identity, "task": "another"})
     assert 1 <= len(same.seeds) <= 8
     assert same.seeds == other.seeds
     assert same.profile is not None
-    assert np.array_equal(same.profile.head_loss, profile.head_loss)
+    assert isinstance(same.profile.used, CutAlone)
+    assert np.array_equal(same.profile.used.head_loss, profile.head_loss)
     assert other.profile is None
 
     # Another space, another number of layers: the points are tried right after those of the study's own.

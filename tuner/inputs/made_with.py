@@ -1,0 +1,30 @@
+"""What a study was made with: what must be the same for a resume to make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from studies.samples import Sample
+from tuner.inputs.data import content_hash
+from tuner.inputs.identity import model_identity
+from tuner.inputs.own_metric import source_digest
+from tuner.inputs.prompting import Prompting
+from tuner.inputs.tasks import Task
+
+DIGITS = 12
+"""Of a hash that is shown."""
+
+
+def inputs_identity(model: Any, tokenizer: Any, task: Task, samples: Sequence[Sample]) -> dict[str, str]:
+    """Model, task and data by name; a metric of the user's own and a chat template where they are used."""
+    optional = {
+        "metric's source": source_digest(task.metric)[:DIGITS],
+        "chat template": Prompting(task, tokenizer).template,
+    }
+    return {
+        "model": model_identity(model),
+        "task": f"{task.name} {task.digest()[:DIGITS]}",
+        "data": content_hash(samples)[:DIGITS],
+        **{name: value for name, value in optional.items() if value},
+    }

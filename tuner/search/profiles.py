@@ -1,0 +1,184 @@
+"""Which profile shapes a search: both kinds are measured as far as they are worth their price, and the one whose
+policies lose less on other search prompts is used.
+
+Cutting alone finds what a small model needs of its task, but it takes some evaluations a layer, and heads that stand in
+for each other hide from it. Reconstruction costs three readings of a few prompts however deep the model is, and tells
+nothing of a model that cannot repeat a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from a2sf_core.policy import Policy
+from tuner.measuring.engine import Engine
+from tuner.search.dimensions import Dimensions
+from tuner.search.profile import PART_FILE, PROFILE_FILE, Profile
+from tuner.search.profile_file import Profiled
+from tuner.search.profile_part import Part
+from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
+from tuner.search.reconstruction import Reconstruction
+from tuner.search.rereading import Reread, measure_reconstruction, prompts_to_reread
+from tuner.search.space import Space
+from tuner.watch import Progress, Watch
+
+READINGS_PAID = 2
+"""What profiling may cost: reading all search prompts so many times."""
+SHALLOW = 8
+"""Layers up to which cutting alone is always worth its price."""
+LEAST_CUTS_A_LAYER = 4
+"""Evaluations a layer without which cutting alone is not begun: one at each of its budgets."""
+FEWEST_JUDGES = 8
+"""Samples that no profile was measured on, without which all but those read twice compare them."""
+JUDGED_AT = (0.12, 0.27)
+"""Budgets at which the profiles' policies are compared; the search begins with them, so that they cost nothing."""
+FLOORS = (0.5, 1.0)
+"""Weaker forms of the profile of reconstruction, tried beside it: half of it, and none, which is all heads alike."""
+HALF_LIVES_TRIED = (16.0, 64.0, 256.0)
+"""That go with it: the right one depends on what lies between the text and the cut."""
+
+
+def kept_profile(
+    folder: Path, known: Profiled | None, engine: Engine, dimensions: Dimensions, limit: int, seed: int, watch: Watch
+) -> Profile:
+    """The profile of this run's folder, else `known` (of an earlier study of the same model and data), else a new one.
+
+    The others as in `find_profile`.
+
+    Raises:
+        A2SFError: if the folder's profile cannot be read.
+    """
+    path, part = folder / PROFILE_FILE, folder / PART_FILE
+    known = Profiled.load(path) if path.exists() else known
+    if known:
+        known.check_shape(engine.n_layers, engine.n_kv_heads, path)
+    if path.exists() and known:
+        return known.used
+    found = known or find_profile(engine, dimensions, limit, Part(part), seed, watch)
+    found.save(path)
+    part.unlink(missing_ok=True)
+    watch.say(found.why)
+    return found.used
+
+
+def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part, seed: int, watch: Watch) -> Profiled:
+    """Measure both kinds, as far as that is affordable, and choose.
+
+    Args:
+        engine: has read the search prompts.
+        dimensions: what is searched; says what the policies of a profile are.
+        limit: tokens that the model takes.
+        part: what a run that was stopped found already.
+        seed: of the prompts that are read twice; the others judge.
+        watch: told of all steps.
+    """
+    paid = READINGS_PAID * sum(len(sample.prompt_ids) for sample in engine.samples)
+    rows = prompts_to_reread(engine.samples, seed, paid)
+    progress = watch.step("Reading prompts twice")
+    reread = measure_reconstruction(engine.model, engine.samples, rows, limit, part, progress)
+    affordable = affordable_cuts(engine, paid - reread.cost)
+    known: dict[str, Profile] = {}
+    remark = ""
+    if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
+        cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable, part)
+        known[cut_alone.kind] = cut_alone
+    else:
+        remark = (
+            f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
+            f"reading the prompts twice pays for {affordable}."
+        )
+    judges = _judges(engine, reread.rows, cut_alone=bool(known))
+    n_evaluations = (len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)) * len(JUDGED_AT)
+    compared = watch.step("Comparing profiles")
+    judge = _Judge(engine, dimensions, judges, compared, n_evaluations)
+    candidates = known | _forms(judge, reread.profile)
+    losses = {name: judge.losses(profile) for name, profile in candidates.items()}
+    compared(n_evaluations, n_evaluations)  # some policies may have been the same
+    best = _least(losses)
+    others = {each.kind: each for each in candidates.values() if each.kind != candidates[best].kind}
+    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, reread, limit) + remark, losses)
+
+
+def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
+    """Places of the samples that compare profiles: none that was read twice, and none that was measured for cutting
+    alone either, where that leaves enough; where it does not, that profile has seen its judges."""
+    everyone = np.setdiff1d(np.arange(len(engine.samples)), reread)
+    if not cut_alone:
+        return everyone
+    fresh = np.setdiff1d(everyone, engine.evaluate_blocks(Policy.full(engine.n_layers), PROFILE_BLOCKS).rows)
+    return fresh if len(fresh) >= FEWEST_JUDGES else everyone
+
+
+class _Judge:
+    """How well profiles predict."""
+
+    def __init__(
+        self, engine: Engine, dimensions: Dimensions, judges: np.ndarray, progress: Progress, n_evaluations: int
+    ) -> None:
+        """Only the samples at the places `judges` count; `progress` is told of so many evaluations."""
+        self._engine, self._dimensions, self._progress = engine, dimensions, progress
+        self._judges = judges
+        self._done, self._total = 0, n_evaluations
+
+    def losses(self, profile: Profile) -> dict[str, float]:
+        """Mean KL to the full cache, nats per token, of the profile's own policies, by budget."""
+        found = {}
+        for budget in JUDGED_AT:
+            policy = own_policy(self._dimensions, profile, budget)
+            self._done += not self._engine.knows(policy)
+            found[f"{budget:g}"] = float(self._engine.evaluate(policy).kl[self._judges].mean())
+            self._progress(min(self._done, self._total), self._total)
+        return found
+
+
+def _least(losses: Mapping[str, Mapping[str, float]]) -> str:
+    return min(losses, key=lambda name: sum(losses[name].values()))
+
+
+def _forms(judge: _Judge, profile: Reconstruction) -> dict[str, Profile]:
+    """The profile of reconstruction with the half-life that suits it best, as it is and weakened, by name."""
+    tried = {f"{half_life:g}": replace(profile, half_life=half_life) for half_life in HALF_LIVES_TRIED}
+    best = tried[_least({name: judge.losses(each) for name, each in tried.items()})]
+    half, none = (replace(best, floor=floor) for floor in FLOORS)
+    return {best.kind: best, f"{best.kind}, weakened": half, "heads alike": none}
+
+
+def affordable_cuts(engine: Engine, tokens: float) -> int | None:
+    """Evaluations of the profile's blocks that cost as much as reading so many prompt tokens; None: any number.
+
+    A token of an answer counts like one of a prompt, which fits models that are worth this care: there the weights are
+    what is read, and what is kept of the prompt is small beside them.
+    """
+    if engine.n_layers <= SHALLOW:
+        return None
+    answers = sum(len(sample.answer_ids) for sample in engine.samples)
+    of_blocks = answers * min(1.0, PROFILE_BLOCKS / engine.n_blocks)
+    return int(max(0.0, tokens) / max(1.0, of_blocks))
+
+
+def own_policy(dimensions: Dimensions, profile: Profile, budget: float) -> Policy:
+    """What `profile` itself would keep of `budget`: the same policy as the search's first trials."""
+    space = Space.of(dimensions, profile)
+    return space.policy(space.complete(space.seed(budget)))
+
+
+def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], reread: Reread, limit: int) -> str:
+    def figures(name: str) -> str:
+        return " and ".join(f"{loss:.3f}" for loss in losses[name].values())
+
+    shares = " and ".join(f"{share:.0%}" for share in JUDGED_AT)
+    others = ", ".join(f"{name} {figures(name)}" for name in losses if name != best)
+    text = (
+        f"Profile: {best} ({len(reread.rows)} prompts read twice). At {shares} of the cache its policies lose KL "
+        f"{figures(best)} on the other search prompts; {others}."
+    )
+    if reread.n_shortened:
+        text += (
+            f" {reread.n_shortened} of the prompts read twice were shortened in the middle to {limit // 2} tokens, as "
+            f"the model takes {limit}."
+        )
+    return text

@@ -79,15 +79,20 @@ class Finished:
     watch: Recorded
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The bundled model on 14 short lists: it has learned to answer them, so there is something to lose."""
-    folder = tmp_path_factory.mktemp("run")
+def write_short_lists(path: Path) -> None:
+    """14 short lists that the bundled model has learned to answer, so that there is something to lose."""
     spec = load_task("knowledge").samples
     assert spec is not None
     made = bundled_samples(spec.model_copy(update={"tokens": (64, 100), "seed": "test"}), 14)
+    path.write_text("".join(json.dumps(asdict(sample)) + "\n" for sample in made))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The bundled model on data of its own."""
+    folder = tmp_path_factory.mktemp("run")
     data = folder / "lists.jsonl"
-    data.write_text("".join(json.dumps(asdict(sample)) + "\n" for sample in made))
+    write_short_lists(data)
     settings = Settings("knowledge", 26, data=str(data), out=folder / "run", device="cpu", max_degradation=60.0)
     watch = Recorded()
     return Finished(settings, tune(settings, watch=watch), watch)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tuner.conftest import write_short_lists
+
 COMMAND = [sys.executable, "-m", "tuner.cli"]
 
 
@@ -92,7 +94,7 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
 
 def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path) -> None:
     """Interrupt with Ctrl-C, resume with the same command, refuse other settings, and use what was exported."""
-    write_jsonl(tmp_path / "good.jsonl", GOOD)
+    write_short_lists(tmp_path / "good.jsonl")
     job = ("--task", "knowledge", "--data", "good.jsonl", "--trials", "26", "--out", "run")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     worker = subprocess.Popen([*COMMAND, *job], cwd=tmp_path, **pipes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from a2sf_core.files import write_whole
 from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
+from tuner.judging.expectation import Expectation
 from tuner.judging.proof import Outcome
 from tuner.measuring.bank import HALF_LIVES
 from tuner.reporting.evidence import Evidence
@@ -19,9 +21,12 @@ from tuner.reporting.half_life import half_life_png
 from tuner.reporting.html import pareto_html
 from tuner.reporting.pareto import pareto_png
 from tuner.reporting.profile_map import profile_png
+from tuner.search.objectives import QUALITY
 from tuner.search.profile import PROFILE_FILE
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
+
+EXPECTED = "expected_points_lost"
 
 
 def write(
@@ -39,14 +44,22 @@ def write(
     write_whole(report, json.dumps(whole, indent=2) + "\n")
     chosen = outcome.exported
     baseline = outcome.baseline.best if outcome.baseline else None
+    expected = [with_expected(record, outcome.choice.expectation) for record in records]
     for draw, path in ((pareto_png, png), (pareto_html, html)):
-        draw(path, records, chosen, baseline, "accuracy_drop_points", outcome.goal)
+        draw(path, expected, chosen, baseline, EXPECTED, outcome.goal)
     curves = half_life_curves(alpha.losses)
     half_life_png(half_life, curves, f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget")
     if space.profile is None:
         return [report, png, html, half_life]
     profile_png(profile, space.profile, chosen.policy)
     return [report, png, html, half_life, profile, folder / PROFILE_FILE]
+
+
+def with_expected(record: TrialRecord, expectation: Expectation) -> TrialRecord:
+    """With the points that the trial is expected to lose: trials and proven policies are drawn in one unit."""
+    if QUALITY not in record.metrics:
+        return record
+    return replace(record, metrics={**record.metrics, EXPECTED: expectation.lost(record.metrics[QUALITY])})
 
 
 def half_life_curves(table: LossTable) -> dict[str, tuple[list[float], list[float]]]:

@@ -99,16 +99,16 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) ->
         "path_effects": halo(ALLOWED if high <= 1 else "white"),
     }
     if not best:
-        # Beside its bar: above it comes its own line, and below it may run the front.
+        # Beside its bar, as above it comes its own line; far to the right that has ended, but the front may run there.
         caption, is_left = f"{policy.method or policy.label} needs {policy.cache_fraction:.0%}", x < 70
+        spot, offset = ((x, y), (9, 0)) if is_left else ((x, high), (9, 12))
         axes.annotate(
-            caption, (x, y), (9 if is_left else -9, 0), fontsize=10, textcoords="offset points", va="center",
-            ha="left" if is_left else "right", **look,
+            caption, spot, offset, fontsize=10, textcoords="offset points", va="center",
+            ha="left" if is_left else "center", **look,
         )  # fmt: skip
         return
-    # The front falls to the right, so the corner to the left of it and below is free.
+    # Below nothing there is room under the whole picture: no front, no line.
     text = f"keeps {policy.cache_fraction:.0%} of the cache,\n{effect(-policy.difference.mean)}"
-    if x < _CAPTION_WIDTH:
-        axes.annotate(text, (-15, picture.y_range()[0]), (0, 6), textcoords="offset points", fontsize=12, **look)
-    else:
-        axes.annotate(text, (x, y), (-14, -4), textcoords="offset points", fontsize=12, ha="right", va="top", **look)
+    middle = min(max(x, _CAPTION_WIDTH / 2 - 12), 100 - _CAPTION_WIDTH / 2)
+    bottom = (middle, picture.y_range()[0])
+    axes.annotate(text, bottom, (0, 6), textcoords="offset points", fontsize=12, ha="center", **look)

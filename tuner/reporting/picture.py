@@ -17,9 +17,7 @@ from tuner.search.records import TrialRecord
 if TYPE_CHECKING:
     from tuner.judging.contest import Candidate
 
-NOTE = (
-    "Dots, lines: token accuracy, search samples. Marks with bars: the task's metric on samples the search never saw."
-)
+NOTE = "Dots, lines: expected from the KL on search samples. Marks with bars: measured on samples the search never saw."
 X_LABEL, Y_LABEL = "share of the cache kept (%)", "points lost against the full cache"
 X_TICKS = (0, 20, 40, 60, 80, 100)
 Y_TICKS = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -100,9 +98,9 @@ def finding(chosen: Candidate, baseline: Candidate | None, goal: float) -> tuple
     hand = ""
     if baseline is not None:
         kept, end = f"{baseline.cache_fraction:.0%}", -baseline.difference.low
-        hand = f"The best setting by hand, {baseline.label}, needs {kept}."
+        hand = f"The best known method, {baseline.label}, needs {kept}."
         if end > goal:
-            hand = f"The best setting by hand, {baseline.label}, keeps {kept}, but may lose {end:.1f} points."
+            hand = f"The best known method, {baseline.label}, keeps {kept}, but may lose {end:.1f} points."
     if chosen.cache_fraction > WHOLE:
         return f"No smaller cache is sure to lose at most {in_points(goal)}", hand
     mean = effect(-chosen.difference.mean)

@@ -68,6 +68,12 @@ def check(settings: Settings) -> Inputs:
     else:
         raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
     metric = find_metric(task.metric)
+    for sample in samples if metric.of_choices else ():
+        if len(set(sample.choices)) < 2 or sample.answer not in sample.choices:
+            raise A2SFError(
+                f"Sample {sample.id!r} has {len(sample.choices)} choices for the metric {metric.name}; give it a "
+                "column 'choices', a list of two answers or more, the right one among them, or take another metric."
+            )
     if metric.needs_generation:
         # A metric that cannot do even this would fail after the search, when texts are first judged.
         for sample in samples if metric.of_facts else samples[:1]:

@@ -22,6 +22,7 @@ LIKELY = {
     "answer": "answers summary reference output target response highlights completion label abstract",
     "id": "",
     "facts": "",
+    "choices": "options",
 }
 
 
@@ -77,7 +78,17 @@ def parse_columns(options: Iterable[str]) -> dict[str, str]:
 def content_hash(samples: Sequence[Sample]) -> str:
     """SHA-256 over the samples, whatever their order and the format of the file they came from."""
     lines = sorted(
-        json.dumps([s.id, s.context, s.question, s.answer, *s.other_answers, *([s.facts] if s.facts else [])])
+        json.dumps(
+            [
+                s.id,
+                s.context,
+                s.question,
+                s.answer,
+                *s.other_answers,
+                *([s.facts] if s.facts else []),
+                *([s.choices] if s.choices else []),
+            ]
+        )
         for s in samples
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -107,8 +118,11 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
                 f"{place} has the id {name!r}, as has {places[name]}; make the ids differ or leave them out."
             )
         places[name] = place
-        facts = _texts(place, row, found["facts"], "facts") if found["facts"] and row[found["facts"]] else []
-        samples.append(Sample(name, context, question, answer, tuple(others), tuple(facts)))
+        facts, choices = (
+            tuple(_texts(place, row, column, field)) if (column := found[field]) and row[column] else ()
+            for field in ("facts", "choices")
+        )
+        samples.append(Sample(name, context, question, answer, tuple(others), facts, choices))
     return samples
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from a2sf_core.errors import A2SFError
@@ -20,7 +20,8 @@ MIN_CONTEXT = 16
 class Encoded:
     """One sample as token ids. `answer_ids` end with eos if the tokenizer has one and the task wants it.
 
-    `answer` is the reference as text, `other_answers` are as right, `facts` are what a right one states;
+    `answer` is the reference as text, `other_answers` are as right, `facts` are what a right one states, `choice_ids`
+    are answers to choose from as they follow the prompt, the right one first;
     `context_key` is equal for equal contexts.
     """
 
@@ -32,6 +33,7 @@ class Encoded:
     context_key: str
     other_answers: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
+    choice_ids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -110,7 +112,20 @@ class _Encoder:
             truncated, keep = True, keep - excess
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
         ids = tuple(prompt_ids), tuple(answer_ids)
-        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts)
+        choices = self._choices(sample, context, ids[0], ids[1]) if sample.choices else ()
+        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts, choices)
+
+    def _choices(
+        self, sample: Sample, context: str, prompt_ids: tuple[int, ...], right: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], ...]:
+        """Token ids of the right answer and of all others, behind the same prompt."""
+        found = [right]
+        for other in (each for each in sample.choices if each != sample.answer):
+            prompt, answer = self._boundary(replace(sample, answer=other), context)
+            # What an answer has in common with its prompt's end may differ; the prompt that is read is one.
+            whole = [*prompt, *answer]
+            found.append(tuple(whole[len(prompt_ids) :] if tuple(whole[: len(prompt_ids)]) == prompt_ids else answer))
+        return tuple(found)
 
     def needs(self, sample: Sample) -> tuple[int, int]:
         """Tokens to keep free after the prompt, and tokens of the prompt without its context."""

@@ -24,7 +24,8 @@ UNSPACED = (
 class Metric:
     """`compute(prediction, reference)` gives 0 to 1, higher is better: the best over all right answers.
 
-    With `of_facts` it is computed for each fact that a right answer states instead, and the mean counts.
+    With `of_facts` it is computed for each fact that a right answer states instead, and the mean counts; with
+    `of_choices` it is 1 where the right one of the sample's choices is the likeliest, and nothing is written.
 
     Without `needs_generation` the figure comes from teacher forcing, where the engine counts it;
     `compute` then has no text to work on and refuses.
@@ -34,6 +35,7 @@ class Metric:
     needs_generation: bool
     compute: Callable[[str, str], float]
     of_facts: bool = False
+    of_choices: bool = False
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -85,13 +87,14 @@ def _rouge_scorer() -> Any:
 
 
 def _from_teacher_forcing(prediction: str, reference: str) -> float:  # noqa: ARG001
-    raise TypeError("token_accuracy is counted by the engine under teacher forcing, not on generated text")
+    raise TypeError("this metric is counted under teacher forcing, not on generated text")
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("token_accuracy", False, _from_teacher_forcing),
+        Metric("accuracy", False, _from_teacher_forcing, of_choices=True),
         Metric("exact_match", True, exact_match),
         Metric("contains", True, contains),
         Metric("facts", True, contains, of_facts=True),

@@ -23,7 +23,8 @@ def resolution(metric: Metric, samples: Sequence[Encoded]) -> float:
     if metric.of_facts:
         sizes = [len(sample.facts) for sample in samples]
     else:
-        sizes = [1] if metric.needs_generation else [len(sample.answer_ids) for sample in samples]
+        whole = metric.needs_generation or metric.of_choices
+        sizes = [1] if whole else [len(sample.answer_ids) for sample in samples]
     return 100.0 / float(np.mean(sizes))
 
 

@@ -16,6 +16,7 @@ from tuner.inputs.greedy import greedily
 from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.power import resolution
+from tuner.measuring.choosing import right_choices
 from tuner.measuring.engine import Engine, by_gathering
 from tuner.measuring.writing import Ends, Writer, end_tokens
 
@@ -35,22 +36,17 @@ class Grader:
         self._model, self._tokenizer = model, tokenizer
         self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
         self._writers: dict[Engine, Writer] = {}
-        self._texts: dict[tuple[Engine, Policy], dict[int, str]] = {}
+        self._texts: dict[tuple[Engine, Policy], list[str]] = {}
+        self._chosen: dict[tuple[Engine, Policy], np.ndarray] = {}
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
+        if self.metric.of_choices:
+            if (engine, policy) not in self._chosen:
+                self._chosen[engine, policy] = right_choices(engine, policy)
+            return self._chosen[engine, policy]
         if not self.metric.needs_generation:
             return engine.evaluate(policy).accuracy
-        return self.on(engine, policy, np.arange(len(engine.samples)))
-
-    def on(self, engine: Engine, policy: Policy, rows: np.ndarray) -> np.ndarray:
-        """The score of the samples `rows` alone, in that order; for metrics on written text."""
-        return self._compute(engine, policy, rows, self.metric)
-
-    def changed(self, engine: Engine, policy: Policy) -> np.ndarray:
-        """bool `[sample]`: where the text may differ from the full cache's; elsewhere it has its score."""
-        if not by_gathering(policy):
-            return np.ones(len(engine.samples), dtype=bool)
-        return ~self._writer(engine).same(policy)
+        return self._compute(engine, policy, self.metric)
 
     def resolution(self, engine: Engine) -> float:
         """Points that a sample loses at least if it loses anything."""
@@ -58,27 +54,23 @@ class Grader:
 
     def by_text(self, engine: Engine, policy: Policy, metric: str) -> np.ndarray:
         """A metric on written text whatever the task's own is, `[sample]`."""
-        return self._compute(engine, policy, np.arange(len(engine.samples)), METRICS[metric])
+        return self._compute(engine, policy, METRICS[metric])
 
     def texts(self, engine: Engine, policy: Policy) -> list[str]:
         """What the model writes under `policy`, greedily, per sample."""
-        return self._write(engine, policy, np.arange(len(engine.samples)))
+        if (engine, policy) not in self._texts:
+            self._texts[engine, policy] = self._write(engine, policy)
+        return self._texts[engine, policy]
 
-    def _compute(self, engine: Engine, policy: Policy, rows: np.ndarray, metric: Metric) -> np.ndarray:
-        texts = self._write(engine, policy, rows)
-        return np.array([text_score(metric, text, engine.samples[i]) for text, i in zip(texts, rows, strict=True)])
+    def _compute(self, engine: Engine, policy: Policy, metric: Metric) -> np.ndarray:
+        pairs = zip(self.texts(engine, policy), engine.samples, strict=True)
+        return np.array([text_score(metric, text, sample) for text, sample in pairs])
 
-    def _write(self, engine: Engine, policy: Policy, rows: np.ndarray) -> list[str]:
-        known = self._texts.setdefault((engine, policy), {})
-        missing = [row for row in rows.tolist() if row not in known]
-        if missing and by_gathering(policy):
-            written = self._writer(engine).texts(policy, missing)
-            known |= {row: self._as_text(tokens) for row, tokens in written.items()}
-        elif missing:
-            samples = [engine.samples[row] for row in missing]
-            texts = generate(self._model, self._tokenizer, samples, policy, self._max_new_tokens, self._stop)
-            known |= dict(zip(missing, texts, strict=True))
-        return [known[row] for row in rows.tolist()]
+    def _write(self, engine: Engine, policy: Policy) -> list[str]:
+        if not by_gathering(policy):
+            return generate(self._model, self._tokenizer, engine.samples, policy, self._max_new_tokens, self._stop)
+        written = self._writer(engine).texts(policy, range(len(engine.samples)))
+        return [self._as_text(written[row]) for row in range(len(engine.samples))]
 
     def _writer(self, engine: Engine) -> Writer:
         if engine not in self._writers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,3 +74,21 @@ def test_a_metric_of_the_users_own_is_tried_before_anything_is_searched(
     monkeypatch.setattr("sys.path", [*sys.path])
     with pytest.raises(A2SFError, match=r"metric_tried_early:twice gives 2 on sample 'chat-00000'; expected a number"):
         check(Settings("mine.yaml", 10))
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "said"),
+    [
+        ("accuracy", {}, "Sample 'a' has 0 choices for the metric accuracy; give it a column 'choices'"),
+        ("accuracy", {"choices": ["x", "y"]}, "the right one among them"),
+        ("facts", {}, "Sample 'a' has no facts for the metric facts; give it a column 'facts'"),
+    ],
+)
+def test_what_a_metric_needs_of_every_sample_is_asked_for_first(
+    tmp_path: Path, metric: str, row: dict[str, list[str]], said: str
+) -> None:
+    data, task = tmp_path / "x.jsonl", tmp_path / "mine.yaml"
+    data.write_text(json.dumps({"id": "a", "context": "c", "question": "q", "answer": "z", **row}) + "\n")
+    task.write_text(f"include: knowledge.yaml\nmetric: {metric}\n")
+    with pytest.raises(A2SFError, match=re.escape(said)):
+        check(Settings(str(task), 5, data=str(data)))

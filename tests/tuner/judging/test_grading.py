@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -52,7 +51,6 @@ def test_a_text_is_graded_against_its_own_reference(loaded: tuple[Any, Any], enc
     engine = Engine(loaded[0], half_right)
     grader = Grader("exact_match", *loaded, 6)
     assert grader(engine, FULL).tolist() == [0, 1, 0, 1, 0]
-    assert grader.on(engine, FULL, np.array([3, 0])).tolist() == [1, 0]
     assert grader.texts(engine, FULL) == texts
     assert grader.resolution(engine) == 100
 
@@ -100,3 +98,25 @@ def test_token_accuracy_is_the_engines(loaded: tuple[Any, Any], encoded: list[En
     grader = Grader("token_accuracy", *loaded, 6)
     assert (grader(engine, HALF) == engine.evaluate(HALF).accuracy).all()
     assert grader.resolution(engine) == pytest.approx(100 / len(encoded[0].answer_ids))
+
+
+def test_a_choice_is_right_where_the_right_answer_is_the_likeliest(loaded: tuple[Any, Any], tokenizer: Any) -> None:
+    """Against the stock model, one choice of one sample at a time."""
+    choices = ("12 euros.", "99 euros.", "the lamp", "Monday")
+    made = [
+        Sample(f"s{i}", "The lamp costs 12 euros. " * (i + 1), "How much?", choices[i % 4], choices=choices[: 2 + i])
+        for i in range(3)
+    ]
+    encoded = list(encode(made, tokenizer, load_task("knowledge"), 200))
+    model, expected = loaded[0], []
+    for sample in encoded:
+        sums = []
+        for ids in sample.choice_ids:
+            whole = torch.tensor([[*sample.prompt_ids, *ids]])
+            log_probs = model(whole).logits[0].log_softmax(-1)[len(sample.prompt_ids) - 1 : -1]
+            sums.append(float(log_probs.gather(-1, torch.tensor(ids)[:, None]).sum()))
+        expected.append(float(sums[0] > max(sums[1:])))
+    grader = Grader("accuracy", *loaded, 6)
+    assert [len(sample.choice_ids) for sample in encoded] == [2, 3, 4]
+    assert grader(Engine(model, encoded), FULL).tolist() == expected
+    assert grader.resolution(Engine(model, encoded)) == 100

@@ -16,6 +16,8 @@ CONFIDENCE = 0.95
 """Of every interval that a user sees."""
 MOST_CONTEXTS = 1_000_000
 """No user has more: a goal that needs them cannot be proven."""
+EVERYTHING = 100.0
+"""Points: what a policy that gets nothing right loses."""
 
 
 def resolution(metric: Metric, samples: Sequence[Encoded]) -> float:
@@ -78,12 +80,9 @@ class Power:
 
     @property
     def missing(self) -> int | None:
-        """Further samples that it takes, about; None if no number would do."""
+        """Further contexts that it takes, about; None if no number would do."""
         needed = contexts_to_prove(self.goal, self.resolution)
-        if needed is None:
-            return None
-        per_context = self.n_samples / self.n_contexts
-        return max(0, math.ceil((needed - self.n_contexts) * per_context / self.report_share))
+        return None if needed is None else max(0, math.ceil((needed - self.n_contexts) / self.report_share))
 
     def __str__(self) -> str:
         """One or two sentences for the reader."""
@@ -93,10 +92,10 @@ class Power:
             return f"{said}you allow {self.goal:g}."
         if self.missing is None:
             return f"{said}no number of samples proves {self.goal:g}. --max-degradation {self.provable:g} would do."
-        more = f"{self.missing} more samples{' on other contexts' if on else ''}"
-        return (
-            f"{said}you allow {self.goal:g}. {more}, or --max-degradation {self.provable:g}, would let this run decide."
-        )
+        more = f"{self.missing} more {'contexts' if on else 'samples'}"
+        if self.provable < EVERYTHING:
+            more += f", or --max-degradation {self.provable:g},"
+        return f"{said}you allow {self.goal:g}. {more} would let this run decide."
 
 
 def in_points(value: float) -> str:

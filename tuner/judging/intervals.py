@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from tuner.inputs.power import CONFIDENCE
+from tuner.inputs.power import CONFIDENCE, MOST_CONTEXTS
 
 ERRORS_EACH_SIDE = 1.96
 """Standard errors from a normal mean to either end of its interval at `CONFIDENCE`."""
@@ -96,6 +96,27 @@ def paired_interval(
     low, _ = _bootstrap(paired.with_unseen(resolution), seed)
     _, high = _bootstrap(paired, seed)
     return Interval(paired.mean, min(low, paired.mean), high)
+
+
+def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None:
+    """The fewest contexts like those `seen` whose interval lies within `goal` points, about; None if none in reach do.
+
+    One unseen loss is allowed for, whatever their number.
+    """
+    unseen = min(-resolution, float((seen.sums / seen.counts).min()))
+
+    def low(n: int) -> float:
+        mean = (n * seen.mean + unseen) / (n + 1)
+        variance = (n * (seen.spread**2 + (seen.mean - mean) ** 2) + (unseen - mean) ** 2) / (n + 1)
+        return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1))
+
+    few, many = 0, MOST_CONTEXTS
+    if low(many) < -goal:
+        return None
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if low(middle) >= -goal else (middle, many)
+    return many
 
 
 def half_width(paired: Paired, n: int) -> float:

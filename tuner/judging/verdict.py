@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from tuner.inputs.power import Power, in_points
 from tuner.judging.contest import Candidate
-from tuner.judging.intervals import ERRORS_EACH_SIDE, Interval, Paired, paired_interval
+from tuner.judging.intervals import Interval, Paired, contexts_to_hold, paired_interval
 
 SAME_SIZE = 0.05
 """Caches whose sizes differ by less than this share of the larger one are of one size."""
@@ -111,7 +111,7 @@ def _beside_tuned(best: Candidate, known: Contender | None, power: Power) -> str
 
 def _promising(contender: Contender, power: Power) -> str:
     best, accept = contender.best, math.ceil(10 * contender.would_do) / 10
-    needed = max(power.missing or 0, _more_samples(best, power))
+    needed = _more_samples(best, power)
     why = "its best estimate is within the {allowed} allowed, the worst end of its interval is not. "
     if best.meets(power.goal):
         why = "that is within the {allowed} allowed, but a larger cache, tested before it, was not, so it may be luck. "
@@ -119,7 +119,7 @@ def _promising(contender: Contender, power: Power) -> str:
         f"Promising, not proven: {best.label} keeps {share(best)} of the cache and {effect(best)} on {power.n_samples} "
         f"unseen samples; {why.format(allowed=in_points(power.goal))}"
     )
-    if power.missing is None:
+    if needed is None or power.missing is None:
         return f"{said}No number of samples proves {power.goal:g}; --max-degradation {accept:g} accepts it."
     return f"{said}About {needed} more samples would decide; --max-degradation {accept:g} accepts it as it is."
 
@@ -132,14 +132,13 @@ def _no(closest: Candidate | None, power: Power) -> str:
     )
 
 
-def _more_samples(best: Candidate, power: Power) -> int:
-    """Further samples until the interval, if it stays where it is and only narrows, lies within the goal."""
-    paired = Paired.of(best.differences).with_unseen(power.resolution)
-    room = power.goal + best.difference.mean
-    if room <= 0:
-        return power.n_samples
-    wanted = math.ceil((ERRORS_EACH_SIDE * paired.spread / room) ** 2)
-    return max(0, math.ceil((wanted - power.n_samples) / power.report_share)) or max(1, power.n_samples // 4)
+def _more_samples(best: Candidate, power: Power) -> int | None:
+    """Further samples until the interval lies within the goal, if they are like those seen; None if none would do."""
+    needed = contexts_to_hold(Paired.of(best.differences), power.resolution, power.goal)
+    if needed is None:
+        return None
+    more = max(power.missing or 0, math.ceil((needed - power.n_samples) / power.report_share))
+    return more if more > 0 else power.n_samples
 
 
 def _against(one: Candidate, other: Candidate) -> str:

@@ -75,7 +75,7 @@ def test_what_is_promising_says_what_would_decide() -> None:
     assert verdict.sentence == (
         "Promising, not proven: trial 9 keeps 7.2% of the cache and loses 0.00 points (95 % interval 0.00 to 14.29) on "
         "20 unseen samples; its best estimate is within the 4 points allowed, the worst end of its interval is not. "
-        "About 178 more samples would decide; --max-degradation 14.3 accepts it as it is."
+        "About 108 more samples would decide; --max-degradation 14.3 accepts it as it is."
     )
 
 

@@ -73,8 +73,8 @@ def choose(
     should beat what an engineer could set by hand.
 
     Args:
-        seen: on search and select samples together. The search has looked for what suits the former, so what is
-            expected is a little optimistic; but few select samples alone guide worse, and the report decides.
+        seen: on search and select samples: how what is lost follows the KL, and the KL of each proposal, which is the
+            larger of the two. The search has looked for what suits the former, and of the latter there are few.
         n_judges: contexts of the report split.
         space, records: of the search.
         progress: called with (pieces done, pieces in all).
@@ -99,7 +99,7 @@ def choose(
 
 @dataclass(frozen=True)
 class Planner:
-    """Looks for what `n_judges` report contexts would prove, by the KL on the samples `seen`."""
+    """Looks for what `n_judges` report contexts would prove, by the larger KL on search and select samples."""
 
     seen: Contest
     expectation: Expectation
@@ -107,7 +107,7 @@ class Planner:
 
     def estimate(self, proposal: Proposal) -> Estimate:
         """What is expected of `proposal`."""
-        lost = self.expectation.lost(self.seen.kl(proposal.policy))
+        lost = self.expectation.lost(self.seen.largest_kl(proposal.policy))
         return Estimate(proposal, self.seen.cache_fraction(proposal.policy), lost)
 
     def ladder(self, shapes: Sequence[Shape], count: Count) -> Ladder | None:
@@ -143,7 +143,7 @@ class Planner:
         middle = high - 1  # the largest first: if that fails, the shape has nothing to offer
         while low < middle < high:
             proposal = Proposal.of(shape, steps[middle])
-            if is_good(self.seen.kl(proposal.policy)):
+            if is_good(self.seen.largest_kl(proposal.policy)):
                 found, high = proposal, middle
             elif found is None:
                 return None

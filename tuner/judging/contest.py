@@ -81,6 +81,10 @@ class Contest:
         """The same without an interval, with the KL."""
         return Look(self.kl(policy), Paired.of(self._differences(policy), self.contexts))
 
+    def largest_kl(self, policy: Policy) -> float:
+        """The largest that any of the splits sees: a search is too kind to what it found on its own samples."""
+        return max(float(engine.evaluate(policy).kl.mean()) for engine in self.engines)
+
     def kl(self, policy: Policy) -> float:
         """Mean KL to the full cache, nats per token: no text need be written for it."""
         return float(np.concatenate([engine.evaluate(policy).kl for engine in self.engines]).mean())

@@ -37,6 +37,8 @@ def test_several_splits_count_as_one(contest: Contest) -> None:
     assert both.kl == pytest.approx(whole.kl, rel=1e-4)
     assert sorted(both.paired.sums) == pytest.approx(sorted(whole.paired.sums))
     assert both.paired.n_contexts == 40
+    alone = [replace(contest, engines=(half,)).kl(H2O.at(0.2)) for half in halves]
+    assert replace(contest, engines=halves).largest_kl(H2O.at(0.2)) == max(alone) > both.kl
 
 
 def test_samples_on_one_context_are_drawn_together(contest: Contest) -> None:

@@ -34,9 +34,9 @@ def provable_loss(n: int, resolution: float) -> float:
     """Points: the smallest goal that `n` contexts prove when none of them shows a loss.
 
     The lower end of the bootstrap interval of n differences of nothing and one unseen loss of `resolution` points, as
-    `tuner.judging.intervals.paired_interval` has it: a quantile of a binomial count.
+    `tuner.judging.intervals.paired_interval` has it: a quantile of a binomial count, and one more.
     """
-    return resolution * float(stats.binom.ppf((1 + CONFIDENCE) / 2, n + 1, 1 / (n + 1))) / (n + 1)
+    return resolution * (float(stats.binom.ppf((1 + CONFIDENCE) / 2, n + 1, 1 / (n + 1))) + 1) / (n + 1)
 
 
 def contexts_to_prove(goal: float, resolution: float) -> int | None:

@@ -64,5 +64,5 @@ class Expectation:
 
     def low(self, kl: float, n: int) -> float:
         """About the lower end of its interval on `n` contexts, one unseen loss included: for planning."""
-        lost = (n * self.lost(kl) + self.resolution) / (n + 1)
+        lost = (n * self.lost(kl) + 2 * self.resolution) / (n + 1)  # the unseen loss, and the step beyond a percentile
         return -lost - ERRORS_EACH_SIDE * math.sqrt(self.variance * lost / (n + 1))

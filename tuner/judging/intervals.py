@@ -89,13 +89,16 @@ def paired_interval(
 
     Args:
         resolution: the smallest loss that one sample can show (one wrong token, one wrong answer): what
-            `Paired.with_unseen` adds for the lower end.
+            `Paired.with_unseen` adds for the lower end. That end lies one such step further out than the percentile:
+            losses are counts, and the percentile of a count is too kind. Of 78 whole answers without a loss it proved 4
+            points in 4.2 % of reports where 2.5 % were promised (`python -m benchmarks.ladders`).
         contexts: a label per sample; those of one context are drawn together.
     """
     paired = Paired.of(differences, contexts)
-    low, _ = _bootstrap(paired.with_unseen(resolution), seed)
+    unseen = paired.with_unseen(resolution)
+    low, _ = _bootstrap(unseen, seed)
     _, high = _bootstrap(paired, seed)
-    return Interval(paired.mean, min(low, paired.mean), high)
+    return Interval(paired.mean, min(low - resolution / unseen.n_contexts, paired.mean), high)
 
 
 def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None:
@@ -108,7 +111,7 @@ def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None
     def low(n: int) -> float:
         mean = (n * seen.mean + unseen) / (n + 1)
         variance = (n * (seen.spread**2 + (seen.mean - mean) ** 2) + (unseen - mean) ** 2) / (n + 1)
-        return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1))
+        return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1)) - resolution / (n + 1)
 
     few, many = 0, MOST_CONTEXTS
     if low(many) < -goal:

@@ -28,7 +28,7 @@ def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     assert steps["Trials"] == (26, 26)
     parts, power, score, profile = finished.watch.said
     assert parts.endswith("3 search, 2 select, 9 report samples")
-    assert power == "9 report samples can prove a loss of at most 30 points; you allow 60."
+    assert power == "9 report samples can prove a loss of at most 40 points; you allow 60."
     assert score.startswith("The full cache scores 100.0% in exact_match on the search samples.")
     assert profile.startswith("Profile: ")
 

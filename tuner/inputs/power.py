@@ -36,7 +36,8 @@ def provable_loss(n: int, resolution: float) -> float:
     The lower end of the bootstrap interval of n differences of nothing and one unseen loss of `resolution` points, as
     `tuner.judging.intervals.paired_interval` has it: a quantile of a binomial count, and one more.
     """
-    return resolution * (float(stats.binom.ppf((1 + CONFIDENCE) / 2, n + 1, 1 / (n + 1))) + 1) / (n + 1)
+    count = float(stats.binom.ppf((1 + CONFIDENCE) / 2, n + 1, 1 / (n + 1))) + 1
+    return resolution * min(1.0, count / (n + 1))
 
 
 def contexts_to_prove(goal: float, resolution: float) -> int | None:

@@ -98,7 +98,8 @@ def paired_interval(
     unseen = paired.with_unseen(resolution)
     low, _ = _bootstrap(unseen, seed)
     _, high = _bootstrap(paired, seed)
-    return Interval(paired.mean, min(low - resolution / unseen.n_contexts, paired.mean), high)
+    worst = float((unseen.sums / unseen.counts).min())
+    return Interval(paired.mean, min(max(low - resolution / unseen.n_contexts, worst), paired.mean), high)
 
 
 def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None:

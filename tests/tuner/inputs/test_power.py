@@ -31,18 +31,18 @@ def test_it_says_what_would_let_a_run_decide() -> None:
     few = Power(96, 96, 1.0, 100.0, report_share=0.4)
     assert not few.suffices
     assert str(few) == (
-        "96 report samples can prove a loss of at most 3.1 points; you allow 1. 508 more samples, or --max-degradation "
-        "3.1, would let this run decide."
+        "96 report samples can prove a loss of at most 4.2 points; you allow 1. 758 more samples, or --max-degradation "
+        "4.2, would let this run decide."
     )
     assert few.missing == pytest.approx((contexts_to_prove(1.0, 100.0) - 96) / 0.4, abs=1)  # type: ignore[operator]
-    assert str(Power(96, 96, 4.0, 100.0)) == "96 report samples can prove a loss of at most 3.1 points; you allow 4."
-    assert Power(96, 96, 4.0, 100.0).suffices
+    assert str(Power(99, 99, 4.0, 100.0)) == "99 report samples can prove a loss of at most 4 points; you allow 4."
+    assert Power(99, 99, 4.0, 100.0).suffices
 
 
 def test_questions_on_one_context_prove_little() -> None:
     said = str(Power(1, 50, 4.0, 100.0))
     assert said.startswith("50 report samples on 1 context can prove a loss of at most 100 points; you allow 4.")
-    assert said.endswith("73 more contexts would let this run decide.")
+    assert said.endswith("98 more contexts would let this run decide.")
 
 
 def test_the_resolution_is_what_one_sample_loses_at_least() -> None:

@@ -72,3 +72,17 @@ def test_the_number_of_samples_is_that_of_the_wanted_interval() -> None:
     n = samples_for(pilot, 0.5)
     widths = [1.96 * rng.normal(0, 5, n).std(ddof=1) / np.sqrt(n) for _ in range(50)]
     assert np.mean(widths) == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_lower_end_is_wrong_no_more_often_than_it_says() -> None:
+    """At the sizes where the percentile of a count alone would be too kind."""
+    rng = np.random.default_rng(3)
+    lows: dict[int, float] = {}
+    for n in (30, 78, 99, 156):
+        wrong = 0
+        for lost in rng.binomial(n, 0.04, 4000).tolist():
+            if lost not in lows:
+                lows[lost] = paired_interval(np.where(np.arange(n) < lost, -100.0, 0.0), 0, 100.0).low
+            wrong += lows[lost] >= -3.99
+        assert wrong / 4000 <= 0.027, n
+        lows.clear()

@@ -120,8 +120,8 @@ def _promising(contender: Contender, power: Power) -> str:
         f"unseen samples; {why.format(allowed=in_points(power.goal))}"
     )
     if needed is None or power.missing is None:
-        return f"{said}No number of samples proves {power.goal:g}; --max-degradation {accept:g} accepts it."
-    return f"{said}About {needed} more samples would decide; --max-degradation {accept:g} accepts it as it is."
+        return f"{said}No number of samples proves {power.goal:g}; as it is, it meets --max-degradation {accept:g}."
+    return f"{said}About {needed} more samples would decide; as it is, it meets --max-degradation {accept:g}."
 
 
 def _no(closest: Candidate | None, power: Power) -> str:

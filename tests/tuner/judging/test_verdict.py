@@ -75,7 +75,7 @@ def test_what_is_promising_says_what_would_decide() -> None:
     assert verdict.sentence == (
         "Promising, not proven: trial 9 keeps 7.2% of the cache and loses 0.00 points (95 % interval 0.00 to 14.29) on "
         "20 unseen samples; its best estimate is within the 4 points allowed, the worst end of its interval is not. "
-        "About 158 more samples would decide; --max-degradation 14.3 accepts it as it is."
+        "About 158 more samples would decide; as it is, it meets --max-degradation 14.3."
     )
 
 
@@ -84,14 +84,14 @@ def test_a_bold_one_after_a_safe_one_that_failed_may_be_luck() -> None:
     power = Power(78, 78, 4.0, 100.0)
     said = decide(Contender(lucky, False, 5.06), None, None, WHOLE, power).sentence
     assert "within the 4 points allowed, but a larger cache, tested before it, was not, so it may be luck." in said
-    assert said.endswith("--max-degradation 5.1 accepts it as it is.")
+    assert said.endswith("as it is, it meets --max-degradation 5.1.")
 
 
 def test_a_goal_of_nothing_is_never_proven_and_that_is_said() -> None:
     power = Power(100, 100, 0.0, 100.0)
     lossless = Candidate("trial 9", FULL, 0.5, Interval(0.0, -2.97, 0.0), differences=np.zeros(100))
     said = decide(Contender(lossless, False, 2.97), None, None, WHOLE, power).sentence
-    assert said.endswith("No number of samples proves 0; --max-degradation 3 accepts it.")
+    assert said.endswith("No number of samples proves 0; as it is, it meets --max-degradation 3.")
     assert "no number of samples proves 0" in str(power)
 
 

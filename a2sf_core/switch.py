@@ -125,6 +125,7 @@ def _caching(model: Any) -> Iterator[None]:
 def switched(model: Any) -> Iterator[None]:
     """Only the attention implementation: A2SF inside, what it was outside."""
     before = model.config._attn_implementation
+    forget_waiting_layer(is_static=False)
     try:
         model.set_attn_implementation(attention.NAME)
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from a2sf_core import A2SFError, Policy, attach, reread
+from a2sf_core import A2SFCache, A2SFError, Policy, attach, reread
 from a2sf_core.reread import attention_when_reread
 
 from . import models
@@ -51,3 +51,11 @@ def test_half_precision_and_attached_models(llama: Any) -> None:
     assert (half - attention_when_reread(llama, ids)).abs().mean() < 0.02
     with attach(Policy.full(3), llama), pytest.raises(A2SFError, match="attached"):
         attention_when_reread(llama, ids)
+
+
+def test_what_a_failed_forward_has_left_does_not_matter(llama: Any) -> None:
+    """A cache that was handed to a model that is not attached leaves a layer that waits for its attention."""
+    expected = attention_when_reread(llama, models.prompt(1, 20))
+    cache = A2SFCache(Policy.h2o(3, 0.5))
+    cache.layers[0].update(torch.ones(1, 2, 3, 8), torch.ones(1, 2, 3, 8))
+    assert (attention_when_reread(llama, models.prompt(1, 20)) == expected).all()

@@ -24,7 +24,7 @@ from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.watch import Progress
+from tuner.watch import Count, Progress
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 4
@@ -41,16 +41,19 @@ class Fitted:
 
 def fit_around(policy: Policy, search: Engine, select: Engine, report: Engine, seed: int, progress: Progress) -> Fitted:
     """Fit the regressor for inputs like those of the three splits, around `policy`."""
-    losses = loss_table(search, policy, progress)
-    model, pipeline = fit(losses, policy, select, report, seed)
+    count = Count(progress, (len(BUDGET_SCALES) + 2) * len(HALF_LIVES))
+    losses = loss_table(search, policy, count)
+    model, pipeline = fit(losses, policy, select, report, seed, count)
     return Fitted(model, pipeline, losses)
 
 
-def fit(train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int) -> tuple[AlphaModel, Pipeline]:
+def fit(
+    train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int, count: Count | None = None
+) -> tuple[AlphaModel, Pipeline]:
     """Fit on `train` (from the search split, around `policy`), decide on `select`, measure on `report`."""
     ridge = min(RIDGES, key=lambda strength: _cross_validated_regret(train, strength, seed))
     pipeline = _fit_surface(train, ridge)
-    deciding, proving = (loss_table(engine, policy, scales=(1.0,)) for engine in (select, report))
+    deciding, proving = (loss_table(engine, policy, count, (1.0,)) for engine in (select, report))
     return judge(train, pipeline, deciding, proving, seed, uses_alpha(policy)), pipeline
 
 

@@ -13,7 +13,7 @@ from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
 from tuner.search.allocation import LEAST_SHARE
-from tuner.watch import Progress
+from tuner.watch import Count, silent
 
 BUDGET_SCALES = (1.0, 0.5, 0.25)
 """Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
@@ -35,18 +35,21 @@ class LossTable:
 def loss_table(
     engine: Engine,
     policy: Policy,
-    progress: Progress = lambda _done, _total: None,
+    count: Count | None = None,
     scales: Sequence[float] = BUDGET_SCALES,
 ) -> LossTable:
-    """NLL of `policy` with each half-life in all layers, at `scales` of its budgets; rows by scale, then input."""
+    """NLL of `policy` with each half-life in all layers, at `scales` of its budgets; rows by scale, then input.
+
+    `count` is told each half-life at each scale.
+    """
+    count = count or Count(silent, 1)
     tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
     fractions, losses = [], []
-    for row, scale in enumerate(scales):
+    for scale in scales:
         columns = []
-        for place, half_life in enumerate(HALF_LIVES):
+        for half_life in count.each(HALF_LIVES):
             found = engine.evaluate(_with_half_life(policy, half_life, scale))
             columns.append(found.nll)
-            progress(row * len(HALF_LIVES) + place + 1, len(scales) * len(HALF_LIVES))
         fractions.append(found.cache_fraction)
         losses.append(np.stack(columns, 1))
     return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))

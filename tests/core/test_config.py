@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,15 @@ def test_no_path_of_this_machine_is_exported(llama: Any) -> None:
     assert fingerprint(llama)["name"] == "my-model"
     llama.config._name_or_path = "owner/model"
     assert fingerprint(llama)["name"] == "owner/model"
+
+
+def test_a_policy_that_is_not_proven_says_so_once(llama: Any) -> None:
+    evidence = {"status": "promising, not proven", "verdict": "Promising, not proven: trial 7 keeps 7.2% of the cache."}
+    unsure = replace(config(llama), task="unsure", evidence=evidence)
+    with pytest.warns(UserWarning, match="for task 'unsure' is promising, not proven. Promising, not proven: trial 7"):
+        unsure.attach(llama)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unsure.attach(llama)
+        replace(unsure, evidence={"status": "adopt"}).attach(llama)
+        replace(unsure, evidence={}).attach(llama)

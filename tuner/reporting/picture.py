@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tuner.inputs.power import in_points
 from tuner.reporting.canvas import (
     STYLES,
     Spot,
@@ -124,11 +125,6 @@ def hover(point: Spot, trial: TrialRecord) -> str:
 def allowed(goal: float) -> str:
     """The goal in words."""
     return f"allowed: at most {in_points(goal)} lost"
-
-
-def in_points(value: float) -> str:
-    """Such as "1 point" or "2 points"."""
-    return f"{value:g} point{'' if value == 1 else 's'}"
 
 
 def effect(lost: float) -> str:

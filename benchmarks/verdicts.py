@@ -24,13 +24,14 @@ from benchmarks.lab import Lab, console, profiled, report, run_study
 from tuner.inputs.splits import power_of, report_share, split
 from tuner.inputs.tasks import load_task
 from tuner.judging.choice import choose
-from tuner.judging.contest import Contest, Proposal
+from tuner.judging.contest import Contest
 from tuner.judging.grading import Grader
-from tuner.judging.proof import climb
-from tuner.judging.verdict import Status, decide
+from tuner.judging.proof import prove
+from tuner.judging.verdict import Status
 from tuner.measuring.engine import Engine
 from tuner.search.space import Space
 from tuner.search.study import Plan
+from tuner.watch import Silent
 
 TASK, TOKENS, GOAL = "chat", (64, 160), 4.0
 TRUTH, TRIALS, MAX_NEW_TOKENS = 1000, 40, 24
@@ -59,11 +60,9 @@ def replicate(number: int, n: int) -> Replicate:
     grader = Grader("exact_match", lab.model, lab.tokenizer, MAX_NEW_TOKENS)
     proving = Contest((unseen,), grader, GOAL, seed=0)
     choice = choose(replace(proving, engines=(search, select)), len(parts.report), space, records)
-    (tuned, tried), (known, _) = climb(proving, choice.picked), climb(proving, choice.known)
-    closest = None if tuned else max(tried, key=lambda c: c.difference.mean, default=None)
-    full = proving.judge(Proposal("full cache", Policy.full(search.n_layers)))
-    task = load_task(TASK)
-    verdict = decide(tuned, known, closest, full, power_of(parts, task, GOAL))
+    power = power_of(parts, load_task(TASK), GOAL)
+    outcome = prove(proving, replace(proving, engines=(search,)), choice, power, Silent())
+    verdict, tuned = outcome.verdict, outcome.tuned
     best = verdict.exported
     return Replicate(
         verdict.status.value, tuned is not None and best is tuned.best, json.dumps(best.policy.to_dict()),

@@ -13,7 +13,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
-from tuner.choices import name_of, parse_bytes
+from tuner.choices import name_of
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.made_with import inputs_identity
@@ -28,7 +28,7 @@ from tuner.judging.intervals import samples_for
 from tuner.judging.proof import Outcome, prove
 from tuner.judging.validation import room_for
 from tuner.measuring.engine import Engine
-from tuner.measuring.memory import default_memory
+from tuner.measuring.memory import allowed_memory
 from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
@@ -139,18 +139,17 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
-    with attach(Policy.full(model.config.get_text_config().num_hidden_layers), model):
+    n_layers = model.config.get_text_config().num_hidden_layers
+    with attach(Policy.full(n_layers), model):
         pass  # tries what cannot be served, before anything is written
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
-    dimensions = Dimensions(
-        settings.family, settings.per_head, model.config.get_text_config().num_hidden_layers, rules=settings.rules
-    )
+    dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules)
     identity = inputs_identity(model, tokenizer, task, samples)
     identity |= {"search space": dimensions.digest(), "search signal": QUALITY, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
-    memory = (parse_bytes(settings.memory) if settings.memory else default_memory(model.device)) // PARTS_HELD
+    memory = allowed_memory(settings.memory, model.device) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
     study = Study(folder, identity, settings.seed)
     names = {"task": task.name, "model": settings.model}

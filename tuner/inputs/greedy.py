@@ -14,11 +14,8 @@ def greedy_settings(model: Any, tokenizer: Any, max_new_tokens: int) -> Generati
 
     Only what ends a text, and what fills up a row that has ended, is the model's or the tokenizer's.
     """
-    own = getattr(model, "generation_config", None)
-    end = getattr(own, "eos_token_id", None)
-    end = tokenizer.eos_token_id if end is None else end
-    first_end = end[0] if isinstance(end, list) and end else end
-    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (first_end or 0)
+    ends = end_tokens(model, tokenizer)
+    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_length=0,
@@ -36,10 +33,17 @@ def greedy_settings(model: Any, tokenizer: Any, max_new_tokens: int) -> Generati
         output_logits=False,
         output_attentions=False,
         output_hidden_states=False,
-        eos_token_id=end,
+        eos_token_id=ends or None,
         pad_token_id=filler,
         bos_token_id=tokenizer.bos_token_id,
     )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text: the model's own, of which instruct models have several, else the tokenizer's."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    given = tokenizer.eos_token_id if own is None else own
+    return [] if given is None else list(given) if isinstance(given, list) else [given]
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +43,13 @@ def provable_loss(n: int, resolution: float) -> float:
 
 def contexts_to_prove(goal: float, resolution: float) -> int | None:
     """The fewest contexts that can prove `goal` points; None if no number in reach does."""
-    if provable_loss(MOST_CONTEXTS, resolution) > goal:
-        return None
-    low, high = 0, MOST_CONTEXTS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if provable_loss(middle, resolution) <= goal else (middle, high)
-    return high
+    return fewest_contexts(lambda n: provable_loss(n, resolution) <= goal)
+
+
+def fewest_contexts(suffice: Callable[[int], bool]) -> int | None:
+    """The smallest number of contexts that `suffice`, as do all larger ones; None if no number in reach does."""
+    found = bisect_left(range(1, MOST_CONTEXTS + 1), True, key=suffice) + 1
+    return found if found <= MOST_CONTEXTS else None
 
 
 @dataclass(frozen=True)

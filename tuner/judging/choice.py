@@ -24,8 +24,8 @@ LOOKED_AT = (0.1, 0.2, 0.35, 0.5, 0.7)
 FLATTER = {1.0: "", 0.5: ", half as steep,", 0.25: ", a quarter as steep,"}
 """Few search samples make a shape too bold: a head whose rare use they do not show gets nothing. So it is tried flatter
 as well."""
-RUNGS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
-"""What the rungs of a ladder are expected to lose, over what the proposal loses that it is built around."""
+RUNGS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 0.25, 0.35, 0.5, 0.7, 1.4, 2.0)
+"""What the other rungs of a ladder are expected to lose, over what the proposal loses that it is built around."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,22 @@ class Planner:
         """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
         goal = self.seen.max_degradation
         around = self._best(count.each(shapes), lambda kl: self.expectation.low(kl, self.n_judges) >= -goal)
-        around = around or self._best(shapes, lambda kl: self.expectation.lost(kl) <= goal)
+        around = around or self._losing_at_most(goal, shapes)
         if around is None:
             return None
         middle = self.estimate(around)
+        # A shape that is the best at its own size may leave a head with next to nothing at any size.
+        like = [shape for shape in shapes if shape.family == around.family]
         rungs = [around]
         for share in RUNGS:
-            allowed = share * middle.lost
-            # A shape that is the best at its own size may leave a head with next to nothing at any size.
-            like = [shape for shape in shapes if shape.family == around.family]
-            rung = self._best(like, lambda kl, allowed=allowed: self.expectation.lost(kl) <= allowed)  # type: ignore[misc]
-            if rung and share != 1.0 and (rung.budget > around.budget) == (share < 1):
+            rung = self._losing_at_most(share * middle.lost, like)
+            if rung and (rung.budget > around.budget if share < 1 else rung.budget < around.budget):
                 rungs.append(rung)
         by_size = {rung.budget: rung for rung in rungs}
         return Ladder(middle, sorted(by_size.values(), key=lambda rung: -rung.budget))
+
+    def _losing_at_most(self, points: float, shapes: Iterable[Shape]) -> Proposal | None:
+        return self._best(shapes, lambda kl: self.expectation.lost(kl) <= points)
 
     def _best(self, shapes: Iterable[Shape], is_good: Callable[[float], bool]) -> Proposal | None:
         """The smallest budget whose KL is good enough, among all shapes."""

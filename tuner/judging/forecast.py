@@ -9,13 +9,12 @@ from typing import Any
 
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
-from tuner.choices import parse_bytes
 from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.measuring.engine import Engine
-from tuner.measuring.memory import default_memory
+from tuner.measuring.memory import allowed_memory
 from tuner.search.dimensions import Dimensions
 from tuner.settings import Settings
 
@@ -78,7 +77,7 @@ def preview(settings: Settings, inputs: Inputs) -> str:
     parts, remark = encode_and_split(inputs.samples, task, settings, tokenizer, max_tokens(model, tokenizer))
     n_layers = model.config.get_text_config().num_hidden_layers
     bank = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules).bank
-    memory = parse_bytes(settings.memory) if settings.memory else default_memory(model.device)
+    memory = allowed_memory(settings.memory, model.device)
     return "\n".join([
         f"Parts     {parts}{remark}",
         f"Power     {power_of(parts, task, settings.max_degradation)}",

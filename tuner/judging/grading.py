@@ -12,13 +12,14 @@ from transformers import StoppingCriteria
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.greedy import greedily
+from tuner.inputs.greedy import end_tokens, greedily
 from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.power import resolution
+from tuner.measuring.batch import pad
 from tuner.measuring.choosing import right_choices
 from tuner.measuring.engine import Engine, by_gathering
-from tuner.measuring.writing import Ends, Writer, end_tokens
+from tuner.measuring.writing import Ends, Writer
 
 
 class Grader:
@@ -70,23 +71,17 @@ class Grader:
         if not by_gathering(policy):
             return generate(self._model, self._tokenizer, engine.samples, policy, self._max_new_tokens, self._stop)
         written = self._writer(engine).texts(policy, range(len(engine.samples)))
-        return [self._as_text(written[row]) for row in range(len(engine.samples))]
+        return [_text(self._tokenizer, written[row], self._stop) for row in range(len(engine.samples))]
 
     def _writer(self, engine: Engine) -> Writer:
         if engine not in self._writers:
             stopped = self._has_stop if self._stop else None
-            self._writers[engine] = Writer(
-                engine, Ends(self._max_new_tokens, end_tokens(self._model, self._tokenizer), stopped)
-            )
+            ends = frozenset(end_tokens(self._model, self._tokenizer))
+            self._writers[engine] = Writer(engine, Ends(self._max_new_tokens, ends, stopped))
         return self._writers[engine]
 
     def _has_stop(self, tokens: Sequence[int]) -> bool:
-        # With special tokens, so that one of them may be a stop.
-        text = self._tokenizer.decode(tokens)
-        return any(each in text for each in self._stop)
-
-    def _as_text(self, tokens: Sequence[int]) -> str:
-        return _cut(self._tokenizer.decode(tokens, skip_special_tokens=True), self._stop).strip()
+        return _has_stop(self._tokenizer, tokens, self._stop)
 
 
 @torch.no_grad()
@@ -100,28 +95,21 @@ def generate(
     batch_size: int = 16,
 ) -> list[str]:
     """Greedy answers of the attached model up to the first of `stop`, in left-padded batches of similar length."""
-    end = tokenizer.eos_token_id
-    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
     texts = [""] * len(samples)
     by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt_ids))
-    for start in range(0, len(by_length), batch_size):
-        rows = by_length[start : start + batch_size]
-        width = max(len(samples[i].prompt_ids) for i in rows)
-        ids = torch.full((len(rows), width), filler, device=model.device)  # [batch, token]
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(rows):
-            prompt = torch.tensor(samples[index].prompt_ids, device=model.device)
-            ids[row, width - len(prompt) :] = prompt
-            mask[row, width - len(prompt) :] = 1
-        with greedily(model, tokenizer, max_new_tokens) as settings, attach(policy, model):
+    with greedily(model, tokenizer, max_new_tokens) as settings, attach(policy, model):
+        for start in range(0, len(by_length), batch_size):
+            rows = by_length[start : start + batch_size]
+            prompts, real = pad([samples[i].prompt_ids for i in rows], model.device, left=True)  # [batch, token]
+            width = prompts.shape[1]
             output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=prompts.masked_fill(~real, settings.pad_token_id),
+                attention_mask=real.long(),
                 generation_config=settings,
                 stopping_criteria=[Stopped(tokenizer, stop, width)] if stop else None,
             )
-        for row, index in enumerate(rows):
-            texts[index] = _cut(tokenizer.decode(output[row, width:], skip_special_tokens=True), stop).strip()
+            for row, index in enumerate(rows):
+                texts[index] = _text(tokenizer, output[row, width:], stop)
     return texts
 
 
@@ -136,12 +124,17 @@ class Stopped(StoppingCriteria):
         self._tokenizer, self._stop, self._start = tokenizer, stop, start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
-        # With special tokens, so that one of them may be a stop; then nothing but padding follows in its row.
-        texts = self._tokenizer.batch_decode(input_ids[:, self._start :])
-        found = [any(each in text for each in self._stop) for text in texts]
+        # After a stop nothing but padding follows in its row.
+        found = [_has_stop(self._tokenizer, row[self._start :], self._stop) for row in input_ids]
         return torch.tensor(found, device=input_ids.device)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
-    """`text` before the first of `stop`."""
-    return text[: min((text.find(each) for each in stop if each in text), default=len(text))]
+def _has_stop(tokenizer: Any, tokens: Sequence[int] | torch.Tensor, stop: Sequence[str]) -> bool:
+    text = tokenizer.decode(tokens)  # with special tokens, so that one of them may be a stop
+    return any(each in text for each in stop)
+
+
+def _text(tokenizer: Any, tokens: Sequence[int] | torch.Tensor, stop: Sequence[str]) -> str:
+    """What `tokens` say before the first of `stop`."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    return text[: min((text.find(each) for each in stop if each in text), default=len(text))].strip()

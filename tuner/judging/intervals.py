@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from tuner.inputs.power import CONFIDENCE, MOST_CONTEXTS
+from tuner.inputs.power import CONFIDENCE, fewest_contexts
 
 ERRORS_EACH_SIDE = 1.96
 """Standard errors from a normal mean to either end of its interval at `CONFIDENCE`."""
@@ -78,8 +78,11 @@ class Paired:
         if not resolution:
             return self
         size = float(self.counts.mean())
-        worst = min(-resolution, float((self.sums / self.counts).min()))
-        return Paired(np.append(self.sums, worst * size), np.append(self.counts, size))
+        return Paired(np.append(self.sums, self.worst(resolution) * size), np.append(self.counts, size))
+
+    def worst(self, resolution: float) -> float:
+        """Points per sample of the context that loses most, one that was not seen among them."""
+        return min(-resolution, float((self.sums / self.counts).min()))
 
 
 def paired_interval(
@@ -98,8 +101,8 @@ def paired_interval(
     unseen = paired.with_unseen(resolution)
     low, _ = _bootstrap(unseen, seed)
     _, high = _bootstrap(paired, seed)
-    worst = float((unseen.sums / unseen.counts).min())
-    return Interval(paired.mean, min(max(low - resolution / unseen.n_contexts, worst), paired.mean), high)
+    low = max(low - resolution / unseen.n_contexts, paired.worst(resolution))
+    return Interval(paired.mean, min(low, paired.mean), high)
 
 
 def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None:
@@ -107,20 +110,14 @@ def contexts_to_hold(seen: Paired, resolution: float, goal: float) -> int | None
 
     One unseen loss is allowed for, whatever their number.
     """
-    unseen = min(-resolution, float((seen.sums / seen.counts).min()))
+    unseen = seen.worst(resolution)
 
-    def low(n: int) -> float:
+    def holds(n: int) -> bool:
         mean = (n * seen.mean + unseen) / (n + 1)
         variance = (n * (seen.spread**2 + (seen.mean - mean) ** 2) + (unseen - mean) ** 2) / (n + 1)
-        return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1)) - resolution / (n + 1)
+        return mean - ERRORS_EACH_SIDE * math.sqrt(variance / (n + 1)) - resolution / (n + 1) >= -goal
 
-    few, many = 0, MOST_CONTEXTS
-    if low(many) < -goal:
-        return None
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if low(middle) >= -goal else (middle, many)
-    return many
+    return fewest_contexts(holds)
 
 
 def half_width(paired: Paired, n: int) -> float:

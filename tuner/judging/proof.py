@@ -151,7 +151,7 @@ def prove(contest: Contest, search: Contest, choice: Choice, power: Power, watch
     closest = None if tuned else max(tried, key=lambda c: c.difference.mean, default=None)
     full = Proposal("full cache", Policy.full(contest.engines[0].n_layers))
     verdict = decide(tuned, known, closest, contest.judge(full), power)
-    promised = search.judge(Proposal(verdict.exported.label, verdict.exported.policy)).difference.mean
+    promised = search.look(verdict.exported.policy).paired.mean
     on_report = _on_report(contest, verdict.exported)
     return Outcome(verdict, tuned, known, closest, choice, power, promised, on_report)
 

@@ -57,11 +57,11 @@ def decide(
     proven = [each for each in (known, tuned) if each and each.proven]
     hopeful = [each for each in (known, tuned) if each]
     if proven:
-        best = _smaller([each.best for each in proven])
+        best = _smaller(proven).best
         return Verdict(Status.ADOPT, best, _adopt(best, tuned, known, closest, power))
     if hopeful:
-        best = _smaller([each.best for each in hopeful])
-        return Verdict(Status.PROMISING, best, _promising(next(c for c in hopeful if c.best is best), power))
+        contender = _smaller(hopeful)
+        return Verdict(Status.PROMISING, contender.best, _promising(contender, power))
     return Verdict(Status.NO, full, _no(closest, power))
 
 
@@ -71,10 +71,11 @@ def same_size(one: Candidate, other: Candidate) -> bool:
     return abs(one.cache_fraction - other.cache_fraction) < SAME_SIZE * larger
 
 
-def _smaller(holding: list[Candidate]) -> Candidate:
+def _smaller(contenders: list[Contender]) -> Contender:
     """The smaller of one or two; the first, which is simpler, if they are of one size."""
-    first, last = holding[0], holding[-1]
-    return first if same_size(first, last) or first.cache_fraction < last.cache_fraction else last
+    first, last = contenders[0], contenders[-1]
+    is_first = same_size(first.best, last.best) or first.best.cache_fraction < last.best.cache_fraction
+    return first if is_first else last
 
 
 def _adopt(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from a2sf_core.errors import A2SFError
+from tuner.choices import parse_bytes
 
 BATCH_TOKENS, BATCH_BYTES = 32_768, 4 * 2**30
 """A batch of a trial is at most this many tokens (found on a CPU), and this many bytes of keys and values."""
@@ -31,6 +32,11 @@ def tokens_at_once(bytes_per_token: int) -> int:
     The more the faster, as a batch costs the same calls whatever its size; but it holds a copy of what it keeps.
     """
     return max(1, min(BATCH_TOKENS, BATCH_BYTES // bytes_per_token))
+
+
+def allowed_memory(asked: str | None, device: torch.device | str) -> int:
+    """Bytes from what --memory says, such as "8GiB"; what is left of the machine if it says nothing."""
+    return parse_bytes(asked) if asked else default_memory(device)
 
 
 def default_memory(device: torch.device | str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -134,10 +133,3 @@ def _begin(batch: PromptBatch, keep: list[torch.Tensor], rows: set[int]) -> _Beg
     cache = AnswerCache.gather(stored, [mask[places] for mask in keep], 0)
     samples = [batch.samples[place] for place in places]
     return _Begun(samples, cache, batch.n_tokens[places], batch.first_logits[places].argmax(-1))
-
-
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a text: the model's own, of which instruct models have several, and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    given = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
-    return frozenset(token for token in given if token is not None)

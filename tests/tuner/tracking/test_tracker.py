@@ -13,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from urllib.request import url2pathname
 import pytest
 
 from a2sf_core import A2SFError
+from tests.tuner.tracking.servers import wait_for
 from tuner.search.records import TrialRecord
 from tuner.tracking.tracker import Tracker
 
@@ -354,7 +354,7 @@ def test_the_link_opens_on_both_charts_with_all_trials(
             ["bash", "-c", tracker.serve_command(port)], stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health", server)
+        wait_for(f"http://127.0.0.1:{port}/health", server)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page(viewport={"width": 1600, "height": 1300})
@@ -377,14 +377,3 @@ def test_the_link_opens_on_both_charts_with_all_trials(
     assert {"half_life_place", "budget", "cache_fraction", "nll_increase"} <= set(axes) | set(text.split())
     assert "baseline h2o 0.1" in text
     assert [url for url in outside if not url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:"))] == []
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the command that serves the page gave no answer at {address}")

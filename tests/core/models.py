@@ -37,7 +37,7 @@ def build(family: str, seed: int = 0) -> Any:
 def prompt(batch: int, n: int, seed: int = 1) -> torch.Tensor:
     """Random token ids `[batch, n]` that hold no padding or end token."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(5, VOCAB, (batch, n), generator=generator)
+    return torch.randint(5, VOCAB, (batch, n), generator=generator, device="cpu").to(torch.get_default_device())
 
 
 def padding(batch: int, n: int, left: int) -> torch.Tensor:

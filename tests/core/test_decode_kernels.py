@@ -1,10 +1,11 @@
-"""The Triton kernels against the plain operations, through the Triton interpreter."""
+"""The Triton kernels against the plain operations, in the Triton interpreter, or on a GPU if pytest may see one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +22,21 @@ from .test_decode import POLICIES, check, check_compiled
 pytest.importorskip("triton")
 kernels: Any = pytest.importorskip("a2sf_core.kernels.decode")
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NOW = 500
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _on_the_device() -> Iterator[None]:
+    """Tensors and models are made where the kernels run."""
+    torch.set_default_device(DEVICE)
+    yield
+    torch.set_default_device(None)
 
 
 def filled(group: int, capacity: int, dim: int, ring: int, seed: int = 0) -> Slots:
     """Random slots of two rows and two KV heads with holes in random places, and an empty ring."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator(DEVICE).manual_seed(seed)
     shape = (2, 2, capacity)
     positions = torch.rand(*shape, generator=draw).argsort(-1).add(NOW - capacity).int()
     positions[torch.rand(*shape, generator=draw) < 0.3] = -1
@@ -79,7 +89,7 @@ def test_two_tokens_and_a_fold(
 ) -> None:
     mine = filled(group, capacity, dim, ring)
     theirs = twin(mine)
-    draw = torch.Generator().manual_seed(1)
+    draw = torch.Generator(DEVICE).manual_seed(1)
     for turn in range(2):
         query = torch.randn(2, 2 * group, 1, dim, generator=draw)
         key, value = torch.randn(2, 2, 2, 1, dim, generator=draw)

@@ -81,6 +81,7 @@ class Decoder:
         self._steps, self._done, self._since_folded = steps, 0, 0
         group = text.num_attention_heads // n_kv_heads(text)
         self.layers = [SlotLayer(layer, group, self._clock, steps) for layer in cache.layers]
+        self._folds = any(part.folds for layer in self.layers for part in layer.parts)
         cache.layers[:] = self.layers
         self.tokens = torch.zeros(len(first), steps + 1, dtype=torch.long, device=first.device)
         self.tokens[:, 0] = first
@@ -103,7 +104,7 @@ class Decoder:
         if self._every is not None and self._since_cut % self._every == 0:
             self.calls["evict"]()
             self._since_folded = 0
-        elif self._since_folded == RING:
+        elif self._since_folded == RING and self._folds:
             self.calls["fold"]()
             self._since_folded = 0
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--kept", type=float, default=0.2)
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--only", nargs="+", help="beginnings of the names of the policies wanted, in their order")
     options = parser.parse_args()
     need_gpu()
 
@@ -213,9 +215,11 @@ def main() -> None:
         "pruned, evicting every 1": Policy.a2sf(n, tokens, 0.99, decode_every=1),
     }
     title = f"{device}, Llama-3-8B shape, {n} layers, {options.batch} x {options.context}"
+    wanted = [name for start in options.only or [""] for name in policies if name.startswith(start)]
     table = Table("", "tokens/s", "ms per step", "limit, ms", "share of limit", "eviction", "buffers, GB", title=title)
     result: dict[str, Any] = {"device": device, **vars(options), "kernel_error": error, "bandwidth": speed}
-    for name, policy in policies.items():
+    for name in wanted:
+        policy = policies[name]
         seconds, eviction, buffers = seconds_per_step(model, policy, options.batch, options.context, options.compiled)
         per_token = 2 * 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
         kept = sum(rule.budget_tokens(options.context) for rule in policy.layers) * options.batch * per_token
@@ -233,6 +237,7 @@ def main() -> None:
             f"{buffers / 1e9:.2f}",
         )
         result[name] = {**row, "seconds": seconds, "limit": limit, "buffers": buffers}
+        print(name, result[name], file=sys.stderr, flush=True)  # compiling the next takes minutes
         torch.cuda.empty_cache()
     result["goals"] = GOALS
     console = Console(width=120)

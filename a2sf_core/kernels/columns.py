@@ -112,7 +112,7 @@ def _column_kernel(
     power = tl.load(log2_alpha + columns, mask=columns < half_lives, other=0.0)  # [half-life]
     weights = tl.exp2(power[None, :] * (BLOCK_QUERIES - 1 - rows)[:, None].to(tl.float32))  # [query, half-life]
     shift = 0.0
-    if k.dtype != tl.float32:
+    if COLUMNS > 1 and k.dtype != tl.float32:
         weights = weights.to(tl.float16)
         shift = _SHIFT
     step = tl.exp2(power * BLOCK_QUERIES)  # [half-life]
@@ -145,7 +145,10 @@ def _column_kernel(
                 logits = tl.where(seen, logits, float("-inf"))
             probs = tl.exp2(logits - (norm * _LOG2_E - shift)[None, :])  # [key, query]
             total = total * tl.where(sharer == 0, step, 1.0)[None, :]
-            total = tl.dot(probs.to(weights.dtype), weights, total, input_precision="tf32x3")
+            if COLUMNS > 1:
+                total = tl.dot(probs.to(weights.dtype), weights, total, input_precision="tf32x3")
+            else:
+                total += tl.sum(probs * tl.trans(weights), 1)[:, None]
     total = total * tl.exp2(power * (BLOCK_QUERIES * (n_blocks - stop)) - shift)[None, :]
     # Slots that hold no token were never masked: what they have added up is theirs alone, and is thrown away here.
     total = tl.where((pos >= 0)[:, None], total, 0.0)
@@ -189,7 +192,8 @@ def column_scores(
 
     share = _share(group, triton.cdiv(n_keys, 128) * batch * kv_heads, blocks.multiprocessors(query.device))
     parts = group // share
-    columns = max(16, triton.next_power_of_2(len(half_lives)))
+    # A matrix unit takes 16 columns at least. One alone is a sum over queries instead, in float32.
+    columns = 1 if len(half_lives) == 1 else max(16, triton.next_power_of_2(len(half_lives)))
     powers = [_LOG2_ZERO if h == 0 else max(_LOG2_ZERO, -1 / h) for h in half_lives]
     log2_alpha = _on_device(tuple(powers), query.device)  # [half_life]
     scores = torch.empty(parts, len(half_lives), batch, kv_heads, n_keys, device=query.device)

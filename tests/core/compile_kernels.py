@@ -62,7 +62,7 @@ def cases(dim: int, dtype: torch.dtype, ones: bool) -> list[tuple[Any, str, int 
         common |= {"n": 1, "n_keys": 1, "batch": 1, "kv_heads": 1}
     streamed = blocks.streamed_rows(like)
     held = {"BLOCK_QUERIES": blocks.held_rows(like), "BLOCK_KEYS": streamed, "WITH_OUTPUT": not ones}
-    column = {"SHARE": 1 if ones else 4, "COLUMNS": 16 if ones else 32, "BLOCK_QUERIES": streamed}
+    column = {"SHARE": 1 if ones else 4, "COLUMNS": 1 if ones else 32, "BLOCK_QUERIES": streamed}
     return [
         (attend._attend_kernel, "BLOCK_QUERIES", held["BLOCK_QUERIES"], common | held),
         (columns._column_kernel, "BLOCK_KEYS", None, common | column),

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -22,6 +23,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from a2sf_core.selection import kept_indices
 
 NAME = "a2sf_answers"
+
+# All but cuDNN, which plans anew for every shape that it has not met, and each trial keeps other numbers of tokens.
+_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 # transformers gives the attention function no cache: `update`, called just before it, leaves its layer here.
 _current: ContextVar[KeptLayer] = ContextVar("a2sf_answers_layer")
@@ -175,7 +179,8 @@ def _attention(
     kv_heads = key.shape[1]
     bias = _current.get().bias(heads // kv_heads, sliding_window, query.dtype)
     grouped = query.reshape(batch, kv_heads, -1, dim)  # [batch, kv_head, group * new, dim]
-    output = scaled_dot_product_attention(grouped, key, value, bias, scale=scaling)
+    with sdpa_kernel(_BACKENDS):
+        output = scaled_dot_product_attention(grouped, key, value, bias, scale=scaling)
     return output.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None
 
 

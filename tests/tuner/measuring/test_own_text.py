@@ -78,8 +78,8 @@ def _lengths(model: Any, run: Any) -> list[int]:
     """Tokens read in each forward of `run`."""
     lengths: list[int] = []
 
-    def note(_model: Any, _positional: Any, named: Any) -> None:
-        lengths.append(named["input_ids"].shape[1])
+    def note(_model: Any, positional: Any, named: Any) -> None:
+        lengths.append((*positional, named.get("input_ids"))[0].shape[1])
 
     hook = model.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():

@@ -33,7 +33,10 @@ class RaggedLayer(PruningLayer):
         """An empty layer for a policy whose budget has one entry per KV head."""
         super().__init__()
         self._members = policy.heads_by_budget()
-        self.parts = [A2SFLayer(replace(policy, budget=budget), chunk, decode_every) for budget, _ in self._members]
+        self.parts = [
+            A2SFLayer(replace(policy, budget=budget, rule=policy.rule.of_heads(heads)), chunk, decode_every)
+            for budget, heads in self._members
+        ]
         self._heads: list[Heads] = []  # known once the device is
 
     def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:

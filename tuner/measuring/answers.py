@@ -7,7 +7,7 @@ are rows of one product, so that neither keys nor masks are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -77,6 +77,7 @@ class KeptLayer(CacheLayerMixin):
         keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`, one after the other.
         slots: int64 `[batch, kv_head, kept]`, places in the prompt, -1 for unused ones.
         n_prompt: places that the prompt has, padding included.
+        watch: called with query `[batch, kv_head, group * read, dim]`, scale and bias of each attention, if set.
     """
 
     is_sliding = False
@@ -90,6 +91,7 @@ class KeptLayer(CacheLayerMixin):
         self.n_prompt, self.alike = n_prompt, alike
         self._n_read = 0
         self._seen = (0, 0)
+        self.watch: Callable[[Tensor, float, Tensor], None] | None = None
         self.is_initialized = True
 
     @classmethod
@@ -186,8 +188,11 @@ def _attention(
     """`query` `[batch, head, new, dim]` over `key` and `value` `[batch, kv_head, kept + new, dim]`."""
     batch, heads, new, dim = query.shape
     kv_heads = key.shape[1]
-    bias = _current.get().bias(heads // kv_heads, sliding_window, query.dtype)
+    layer = _current.get()
+    bias = layer.bias(heads // kv_heads, sliding_window, query.dtype)
     grouped = query.reshape(batch, kv_heads, -1, dim)  # [batch, kv_head, group * new, dim]
+    if layer.watch:
+        layer.watch(grouped, dim**-0.5 if scaling is None else scaling, bias)
     with sdpa_kernel(_BACKENDS):
         output = scaled_dot_product_attention(grouped, key, value, bias, scale=scaling)
     return output.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None

@@ -17,12 +17,17 @@ DIGITS = 12
 
 
 def inputs_identity(model: Any, tokenizer: Any, task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Model, task and data by name; a metric of the user's own and a chat template where they are used."""
+    """Model, task and data by name; a metric of the user's own, a chat template and an early cut where they are used.
+
+    Studies from before there was another cut have none of it: they were cut after the whole prompt.
+    """
+    cut = {"cut": task.cut} if task.cut != Task.model_fields["cut"].default else {}
     optional = {
         "metric's source": source_digest(task.metric)[:DIGITS],
         "chat template": Prompting(task, tokenizer).template,
     }
     return {
+        **cut,  # first, as what is said of a study with another task is the first thing that differs
         "model": model_identity(model),
         "task": f"{task.name} {task.digest()[:DIGITS]}",
         "data": content_hash(samples)[:DIGITS],

@@ -41,11 +41,11 @@ class A2SFConfig:
         model: from `fingerprint`.
         task: name of the task that the policy was tuned on.
         policy: what to keep.
-        cut: what is read before tokens are dropped: the whole "prompt", or the "context" alone, of which many questions
-            are asked then. Files from before it was written say nothing and mean "prompt".
         alpha_model: the alpha regressor as plain numbers, or None.
         guard: thresholds of the safety valve, or None.
         evidence: quality difference with interval, cache fraction, sample counts, data hash, run ids.
+        cut: what is read before tokens are dropped: the whole "prompt", or the "context" alone, of which many questions
+            are asked then. Files from before it was written say nothing and mean "prompt".
 
     Raises:
         A2SFError: if the policy and the fingerprint disagree on the number of layers or KV heads.
@@ -54,11 +54,11 @@ class A2SFConfig:
     model: dict[str, Any]
     task: str
     policy: Policy
-    cut: str = PROMPT
     alpha_model: dict[str, Any] | None = None
     guard: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     library_version: str = __version__
+    cut: str = PROMPT
 
     def __post_init__(self) -> None:
         check_fingerprint(self.model)
@@ -114,11 +114,11 @@ class A2SFConfig:
                 dict(check_fingerprint(data["model"])),
                 data["task"],
                 Policy.from_dict(upgraded(data["policy"]) if written == 1 else data["policy"]),
-                data.get("cut", PROMPT),
                 data.get("alpha_model"),
                 data.get("guard"),
                 data.get("evidence") or {},
                 data["library_version"],
+                data.get("cut", PROMPT),
             )
         except A2SFError as error:
             raise A2SFError(f"{where}: {error}") from None
@@ -172,9 +172,7 @@ class A2SFConfig:
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
         if (status := self.evidence.get("status", PROVEN)) != PROVEN:
-            warn_once(
-                f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip()
-            )
+            warn_once(f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip())
         from a2sf_core.switch import attach  # here, so that a config can be read without torch
 
         return attach(self.policy, model, self.cut)

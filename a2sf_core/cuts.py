@@ -8,8 +8,8 @@ PROMPT, CONTEXT = "prompt", "context"
 CUTS = (PROMPT, CONTEXT)
 
 _AFTER_THE_PROMPT = (
-    "This A2SF policy was tuned for a context that is cut before its question is known, and here the whole prompt was read "
-    "first; read the context with a2sf_core.read_context, or tune with --cut prompt."
+    "This A2SF policy was tuned for a context that is cut before its question is known, and here the whole prompt was "
+    "read first; read the context with a2sf_core.read_context, or tune with --cut prompt."
 )
 _BEFORE_THE_QUESTION = (
     "This A2SF policy was tuned for a cut after the whole prompt, and here a context was cut before its question was "

@@ -163,6 +163,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
         grader, watch,
     )  # fmt: skip
     watch.say(str(job.power))
+    if warm.remark:
+        watch.say(warm.remark)
     return job
 
 

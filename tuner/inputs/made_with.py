@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from a2sf_core.cuts import PROMPT
 from studies.samples import Sample
 from tuner.inputs.data import content_hash
 from tuner.inputs.identity import model_identity
@@ -21,13 +22,12 @@ def inputs_identity(model: Any, tokenizer: Any, task: Task, samples: Sequence[Sa
 
     Studies from before there was another cut have none of it: they were cut after the whole prompt.
     """
-    cut = {"cut": task.cut} if task.cut != Task.model_fields["cut"].default else {}
     optional = {
+        "cut": "" if task.cut == PROMPT else task.cut,
         "metric's source": source_digest(task.metric)[:DIGITS],
         "chat template": Prompting(task, tokenizer).template,
     }
     return {
-        **cut,  # first, as what is said of a study with another task is the first thing that differs
         "model": model_identity(model),
         "task": f"{task.name} {task.digest()[:DIGITS]}",
         "data": content_hash(samples)[:DIGITS],

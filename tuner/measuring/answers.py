@@ -49,18 +49,26 @@ class AnswerCache(Cache):
         super().__init__(layers=list(layers))
 
     @classmethod
-    def gather(cls, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int) -> AnswerCache:
+    def gather(
+        cls, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int, held: Tensor
+    ) -> AnswerCache:
         """What is kept of whole, left-padded prompts. One pair of arguments per layer.
 
         Args:
-            stored: keys and values `[batch, kv_head, key, dim]`.
+            stored: keys and values `[prompt, kv_head, key, dim]`.
             keep: bool `[batch, kv_head, key]`, which of them are kept.
-            n_new: answer tokens that come.
+            n_new: tokens of questions and answers that come.
+            held: int64 `[batch]`, which of the prompts each row goes on from.
         """
-        return cls([KeptLayer.gather(*pair, mask, n_new) for pair, mask in zip(stored, keep, strict=True)])
+        return cls([KeptLayer.gather(*pair, mask, n_new, held) for pair, mask in zip(stored, keep, strict=True)])
+
+    def settle(self, valid: Tensor) -> None:
+        """Count what was read among what is kept: bool `[batch, read]`, False for padding at the end of a row."""
+        for layer in self.layers:
+            layer.settle(valid)
 
     def rewind(self) -> None:
-        """Forget what was read since the prompt, so that another text can be."""
+        """Forget what was read since, so that another text can be."""
         for layer in self.layers:
             layer.rewind()
 
@@ -71,7 +79,7 @@ class AnswerCache(Cache):
 
 
 class KeptLayer(CacheLayerMixin):
-    """One layer: kept tokens, then the answer's.
+    """One layer: kept tokens, a question's where one was read over them, then the answer's.
 
     Attributes:
         keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`, one after the other.
@@ -95,12 +103,16 @@ class KeptLayer(CacheLayerMixin):
         self.is_initialized = True
 
     @classmethod
-    def gather(cls, keys: Tensor, values: Tensor, keep: Tensor, n_new: int) -> KeptLayer:
-        """The tokens `keep` (bool `[batch, kv_head, key]`) of `[batch, kv_head, key, dim]`, with room for `n_new`."""
+    def gather(cls, keys: Tensor, values: Tensor, keep: Tensor, n_new: int, held: Tensor) -> KeptLayer:
+        """The tokens `keep` (bool `[batch, kv_head, key]`) of `[prompt, kv_head, key, dim]`, with room for `n_new`.
+
+        Row i goes on from prompt `held[i]`.
+        """
         slots, n_prompt = kept_indices(keep), keep.shape[-1]
         # Heads that keep equally many tokens hide the same columns, so one mask serves them all.
         counts = keep.sum(-1)  # [batch, kv_head]
-        first = torch.arange(counts.numel(), device=keep.device).view(*counts.shape, 1) * n_prompt
+        heads = torch.arange(counts.shape[1], device=keep.device)  # [kv_head]
+        first = ((held[:, None] * len(heads) + heads) * n_prompt)[..., None]  # [batch, kv_head, 1]
         room = first.expand(*counts.shape, n_new)  # [batch, kv_head, new], any token: overwritten
         rows = torch.cat([first + slots.clamp(min=0), room], -1)  # [batch, kv_head, kept + new]
         return cls(_take(keys, rows), _take(values, rows), slots, n_prompt, bool((counts == counts[:, :1]).all()))
@@ -126,6 +138,18 @@ class KeptLayer(CacheLayerMixin):
     def rewind(self) -> None:
         """Forget what was read since the prompt; its places are filled anew."""
         self._n_read, self._seen = 0, (0, 0)
+
+    def settle(self, valid: Tensor) -> None:
+        """`AnswerCache.settle` for this layer."""
+        n_read = valid.shape[1]
+        # Rows end at the same place, so that what follows stands at one, and a sliding window sees as far back in each.
+        shift = n_read - valid.sum(-1)  # [batch]
+        slots = torch.where(self.slots < 0, -1, self.slots + shift[:, None, None])
+        read = self.n_prompt + shift[:, None] + torch.arange(n_read, device=valid.device)  # [batch, read]
+        read = read.masked_fill(~valid, -1)[:, None].expand(*slots.shape[:2], n_read)
+        self.slots = torch.cat([slots, read], -1)
+        self.n_prompt += n_read
+        self.rewind()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: all is there from the start."""

@@ -19,8 +19,8 @@ from tuner.measuring.losses import JudgedText
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """What one layer holds of a batch of prompts: keys and values `[batch, kv_head, key, dim]` and the token orders
-    `[rule, batch, kv_head, key]` (int16 where that suffices), one per rule of the bank."""
+    """What one layer holds of a batch of prompts: keys and values `[prompt, kv_head, key, dim]` and the token orders
+    `[rule, prompt, kv_head, key]` (int16 where that suffices), one per rule of the bank."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -36,8 +36,11 @@ class PromptBatch:
     """A batch of prompts, left-padded to one length, read once, with everything a trial needs.
 
     samples: indices into the engine's samples. n_tokens: `[batch]`. mask and prompts: `[batch, key]`, bool and
-    int64. first_logits: `[batch, vocab]`, which predict the first token of any text that follows. texts: the reference
-    answers, and then what the full cache writes, where that is known and differs from them.
+    int64. layers: what is held of the prompts, each once. held: int64 `[batch]`, which of them is a sample's.
+    first_logits: `[batch, vocab]`, which predict the first token that follows. questions and question_valid:
+    `[batch, token]`, int64 and bool, what is read over the kept tokens before any text; empty where prompts hold the
+    questions. texts: the reference answers, and then what the full cache writes, where that is known and differs from
+    them.
     """
 
     samples: list[int]
@@ -45,7 +48,10 @@ class PromptBatch:
     mask: torch.Tensor
     prompts: torch.Tensor
     layers: list[StoredLayer]
+    held: torch.Tensor
     first_logits: torch.Tensor
+    questions: torch.Tensor
+    question_valid: torch.Tensor
     texts: tuple[JudgedText, ...] = ()
 
     @property
@@ -75,15 +81,16 @@ class PromptBatch:
 
 def keep_masks(batch: PromptBatch, policy: Policy, bank: Sequence[ScoreRule]) -> list[torch.Tensor]:
     """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`. The orders held are those of `bank`."""
-    return [_keep(layer, own, bank, batch.n_tokens) for layer, own in zip(batch.layers, policy.layers, strict=True)]
+    return [_keep(batch, layer, own, bank) for layer, own in zip(batch.layers, policy.layers, strict=True)]
 
 
-def _keep(layer: StoredLayer, policy: LayerPolicy, bank: Sequence[ScoreRule], n_tokens: torch.Tensor) -> torch.Tensor:
+def _keep(batch: PromptBatch, layer: StoredLayer, policy: LayerPolicy, bank: Sequence[ScoreRule]) -> torch.Tensor:
+    n_tokens = batch.n_tokens
     budgets = [policy.head_budget_tokens(n) for n in n_tokens.tolist()]
     recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
     # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
     budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
-    order = layer.orders[place_in(bank, policy)].long()  # [batch, kv_head, key]
+    order = layer.orders[place_in(bank, policy)][batch.held].long()  # [batch, kv_head, key]
     return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
 
 

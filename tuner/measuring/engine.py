@@ -27,6 +27,7 @@ from tuner.measuring.batch import PromptBatch, keep_masks
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
+from tuner.measuring.plan import plan
 from tuner.measuring.reading import Reader
 from tuner.measuring.store import Block, Store
 from tuner.measuring.texts import Ends, Text
@@ -83,7 +84,7 @@ class Engine:
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
-        self._plan = _plan([len(sample.prompt_ids) for sample in self.samples], batch_tokens, block_size, seed)
+        self._plan = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(self._plan)
         self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
         self._measured: dict[tuple[int, Policy], Losses] = {}
@@ -226,18 +227,6 @@ class Engine:
             block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
             self.bytes_per_token = block[0].bytes_per_token
             return self._own.judged(block) if self._own else block
-
-
-def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int) -> list[list[list[int]]]:
-    """Blocks of samples in random order; inside a block, batches of similar length, so that little is padded."""
-    shuffled = np.random.default_rng(seed).permutation(len(lengths))
-    n_blocks = max(1, round(len(lengths) / block_size))
-    plan = []
-    for block in np.array_split(shuffled, n_blocks):
-        by_length = sorted(block.tolist(), key=lambda i: lengths[i])
-        rows = max(1, batch_tokens // lengths[by_length[-1]])
-        plan.append([batch.tolist() for batch in np.array_split(by_length, -(-len(by_length) // rows))])
-    return plan
 
 
 def by_gathering(policy: Policy) -> bool:

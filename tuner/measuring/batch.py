@@ -150,7 +150,8 @@ def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequenc
     for rule, layer in zip(own, batch.layers, strict=True):
         orders = []
         for prompt, n in enumerate(batch.lengths):
-            held = _Sums(layer.sums[:, prompt : prompt + 1, :, -n:], half_lives)
+            own_place = slice(prompt, prompt + 1), slice(None), slice(-n, None)
+            held = _Sums(layer.sums[(slice(None), *own_place)], layer.values[own_place], half_lives)
             orders.append(_order(rule.rank(held), layer.keys.shape[2] - n))  # type: ignore[arg-type]
         new = torch.stack(orders, 1).to(layer.orders.dtype)  # [1, prompt, kv_head, key]
         layers.append(replace(layer, orders=torch.cat([layer.orders, new]), sums=layer.sums[:0]))
@@ -159,9 +160,10 @@ def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequenc
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a rule may ask for that goes by accumulated attention alone: `sums` `[half_life, 1, kv_head, n]`."""
+    """What a learned rule asks for: `sums` `[half_life, 1, kv_head, n]`, `values` `[1, kv_head, n, dim]`."""
 
     sums: torch.Tensor
+    values: torch.Tensor
     half_lives: Sequence[float]
 
     @property

@@ -144,7 +144,7 @@ def main() -> None:
     read = time.monotonic()
     full = engine.evaluate(Policy.full(engine.n_layers))
     title = (
-        f"{len(measure)} prompts read and texts written in {read - fitted:.0f} s; {len(reread.rows)} others read twice "
+        f"{len(measure)} prompts read, texts written in {read - fitted:.0f} s; {len(reread.rows)} others read twice "
         f"in {looked - began:.0f} s; forgetting learned from {len(learn)} more: read in {taught - looked:.0f} s, fitted "
         f"in {fitted - taught:.0f} s; NLL of the full cache {full.nll.mean():.2f}"
     )

@@ -16,8 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.layers.base import take_waiting_layer
+from a2sf_core.layers.base import PruningLayer, take_waiting_layer
 from a2sf_core.layers.ragged import Heads, RaggedLayer
+from a2sf_core.layers.rows import RowsLayer
 from a2sf_core.layers.slot_part import SlotPart
 from a2sf_core.layers.slots import SlotLayer
 from a2sf_core.layers.whole import A2SFLayer
@@ -91,16 +92,25 @@ def attention(
         if len(layer.parts) == 1:
             return read(layer.parts[0], query, key, value).transpose(1, 2), None
         return _by_budget(layer.groups(), query, key, value, read), None
-    valid = _new_tokens(attention_mask, layer.get_seq_length(), query.shape[2])
-    rest: dict[str, Any] = {"valid": valid, "scale": scale, "sliding_window": sliding_window}
-    if isinstance(layer, A2SFLayer):
-        return _read(layer, query, key, value, module=module, **rest).transpose(1, 2).contiguous(), None
-    assert isinstance(layer, RaggedLayer)
-    return _by_budget(layer.groups(), query, key, value, partial(_read, module=module, **rest)), None
+    read = partial(_read_layer, module=module, scale=scale, sliding_window=sliding_window)
+    if isinstance(layer, RowsLayer):  # one decoded token a row
+        rows = zip(layer.rows, query.split(1), key.split(1), value.split(1), strict=True)
+        return torch.cat([read(*row, valid=None) for row in rows]), None
+    return read(
+        layer, query, key, value, valid=_new_tokens(attention_mask, layer.get_seq_length(), query.shape[2])
+    ), None
 
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, padding_mask)
+
+
+def _read_layer(layer: PruningLayer, query: Tensor, key: Tensor, value: Tensor, **rest: Any) -> Tensor:
+    """`attention` for one layer of a growing cache: `[batch, query, head, dim]`."""
+    if isinstance(layer, A2SFLayer):
+        return _read(layer, query, key, value, **rest).transpose(1, 2).contiguous()
+    assert isinstance(layer, RaggedLayer)
+    return _by_budget(layer.groups(), query, key, value, partial(_read, **rest))
 
 
 def _by_budget(

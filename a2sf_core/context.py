@@ -47,7 +47,7 @@ def read_context(
     valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
     position_ids = (valid.cumsum(-1) - 1).clamp(min=0)  # [batch, n]
     cache: Any = None
-    for start, stop in _pieces(n, chunk or n):
+    for start, stop in pieces(n, chunk or n):
         output = model(
             input_ids=input_ids[:, start:stop],
             attention_mask=valid[:, :stop],
@@ -61,7 +61,7 @@ def read_context(
     return cache
 
 
-def _pieces(n: int, size: int) -> list[tuple[int, int]]:
+def pieces(n: int, size: int) -> list[tuple[int, int]]:
     """Starts and stops. The last piece is never a single token after others, which would pass for a decoded one."""
     starts = list(range(0, n, size))
     if n - starts[-1] == 1 and len(starts) > 1:

@@ -1,0 +1,264 @@
+"""Continuous batching over pruned caches: prompts are read one by one, and all rows write together.
+
+A prompt is read alone, in pieces, with one step of the running rows between two pieces; then its cache is cut, and its
+row joins the batch at the next step. A row that ends, is cancelled or is late leaves at the next step. What is held is
+known beforehand (`CacheCost`), so that as many rows run as the memory holds, in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a2sf_core import attention
+from a2sf_core.cache import A2SFCache
+from a2sf_core.context import pieces
+from a2sf_core.errors import A2SFError
+from a2sf_core.layers.rows import in_rows
+from a2sf_core.policy import Policy
+from a2sf_core.serve.cost import CacheCost, held_bytes
+from a2sf_core.serve.job import Failed, Job
+from a2sf_core.serve.metrics import Metrics
+from a2sf_core.serve.row import Row
+from a2sf_core.switch import cache_argument
+
+LOG = logging.getLogger("a2sf.serve")
+
+
+class Busy(Exception):
+    """Too many requests wait already, or the engine is closing."""
+
+
+class Engine:
+    """Answers jobs in a thread of its own, with a model that is attached for as long as it runs.
+
+    Attributes:
+        policy: of the jobs that bring none.
+        metrics: what it counts.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        policy: Policy,
+        memory: int | None = None,
+        most_rows: int = 64,
+        most_waiting: int = 256,
+        piece: int = 512,
+        ends: Sequence[int] = (),
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            model: inside `with attach(policy, model)`.
+            memory: bytes that all caches together may take; None for no limit.
+            most_rows: rows that write together at most.
+            most_waiting: jobs that may wait for a place.
+            piece: prompt tokens that are read between two steps.
+            ends: tokens that end an answer.
+
+        Raises:
+            A2SFError: if the model is not attached.
+        """
+        if model.config._attn_implementation != attention.NAME:
+            raise A2SFError("the engine needs an attached model; start it inside `with attach(policy, model):`.")
+        self.policy, self.metrics = policy, Metrics()
+        self._model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
+        self._cache_name = cache_argument(model)
+        self._memory, self._most_rows, self._most_waiting, self._piece = memory, most_rows, most_waiting, piece
+        self._waiting: deque[Row] = deque()
+        self._reading: Row | None = None
+        self._running: list[Row] = []
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self.metrics.memory_limit.set(memory or 0)
+        self.metrics.watch("a2sf_running", "Rows that write.", lambda: len(self._running))
+        self.metrics.watch("a2sf_waiting", "Requests that wait for memory.", lambda: len(self._waiting))
+        self.metrics.watch("a2sf_cache_bytes", "Caches now, measured on the tensors.", self.held_bytes)
+        self.metrics.watch("a2sf_cache_reserved_bytes", "What they may grow to.", lambda: self._reserved())
+        self.metrics.watch("a2sf_cache_full_bytes", "What a full cache would hold now.", self._full_bytes)
+        self._thread = threading.Thread(target=self._run, name="a2sf-engine", daemon=True)
+        self._thread.start()
+
+    # ---- what other threads call --------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Take a job in; its `tell` will be called.
+
+        Raises:
+            A2SFError: if it can never run: its cache alone is more than the memory.
+            Busy: if too many wait.
+        """
+        row = Row(job, self._model, self._tokenizer, job.policy or self.policy)
+        if self._memory is not None and row.peak > self._memory:
+            raise A2SFError(
+                f"a prompt of {len(job.ids)} tokens and {job.most} more need {row.peak / 2**20:,.1f} MiB of cache, and "
+                f"the server has {self._memory / 2**20:,.1f} MiB; send a shorter prompt or ask for fewer tokens."
+            )
+        with self._changed:
+            if self._is_closing or len(self._waiting) >= self._most_waiting:
+                raise Busy
+            self._waiting.append(row)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody reads its answer any more: its row is freed before the next step, and it is told nothing."""
+        job.is_cancelled = True
+        with self._changed:
+            self._changed.notify()
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Take no more; let what runs and waits end within `seconds`, and fail the rest."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        for row in self._all():
+            row.job.seconds = 0.0
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are answered."""
+        return self._thread.is_alive()
+
+    def held_bytes(self) -> int:
+        """What the caches hold now, measured on the tensors."""
+        return sum(held_bytes(row.cache) for row in self._all())
+
+    def cost(self, policy: Policy | None = None) -> CacheCost:
+        """What requests cost."""
+        return CacheCost.of(self._model, policy or self.policy)
+
+    def _all(self) -> list[Row]:
+        reading = self._reading
+        return [*self._waiting, *([reading] if reading else []), *self._running]
+
+    def _full_bytes(self) -> int:
+        return sum(row.cost.full(row.cache.get_seq_length()) for row in self._all() if row.has_read)
+
+    # ---- the engine's own thread --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._reading or self._running or self._is_closing):
+                    self._changed.wait()
+                if self._is_closing and not (self._waiting or self._reading or self._running):
+                    return
+            self._leave()
+            self._admit()
+            if self._reading is not None:
+                self._read(self._reading)
+            if self._running:
+                self._step()
+
+    def _leave(self) -> None:
+        """Let go of rows that nobody waits for."""
+        for row in self._all():
+            if row.job.is_cancelled:
+                self._drop(row, None)
+            elif row.job.is_late:
+                self._drop(row, Failed("shutdown" if self._is_closing else "timeout"))
+
+    def _admit(self) -> None:
+        """The one that has waited longest begins to be read, if its cache fits beside those that are there."""
+        if self._reading is not None or not self._waiting or len(self._running) >= self._most_rows:
+            return
+        if self._memory is not None and self._reserved() + self._waiting[0].peak > self._memory:
+            return
+        with self._changed:
+            self._reading = self._waiting.popleft()
+
+    def _reserved(self) -> int:
+        reading = self._reading
+        return sum(row.held for row in self._running) + (reading.peak if reading else 0)
+
+    def _read(self, row: Row) -> None:
+        try:
+            logits = self._read_piece(row)
+            if logits is None:
+                return
+            self.metrics.prompt_tokens.inc(len(row.job.ids))
+            self._write(row, logits)
+            if self._reading is row:  # not ended with its first token
+                row.cache.cut()
+                row.cache.seal()
+                self._reading = None
+                self._running.append(row)
+        except Exception as error:  # a fault of one request is not one of the others
+            self._fail([row], error)
+
+    def _read_piece(self, row: Row) -> Tensor | None:
+        """Read on. Returns the logits of the next token `[vocabulary]` if all is read."""
+        if row.left is None:
+            row.left = deque(pieces(len(row.job.ids), self._piece))
+        start, stop = row.left.popleft()
+        device = self._model.device
+        logits = self._model(
+            input_ids=torch.tensor([row.job.ids[start:stop]], device=device),
+            position_ids=torch.arange(start, stop, device=device)[None],
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_name: row.cache},
+        ).logits
+        row.has_read = True
+        return None if row.left else logits[0, -1]
+
+    def _step(self) -> None:
+        """One token for every row."""
+        rows, device = list(self._running), self._model.device
+        try:
+            logits = self._model(
+                input_ids=torch.tensor([[row.writer.tokens[-1]] for row in rows], device=device),
+                position_ids=torch.tensor([[row.cache.get_seq_length()] for row in rows], device=device),
+                use_cache=True,
+                **{self._cache_name: A2SFCache(layers=in_rows([row.cache for row in rows]))},
+            ).logits[:, -1]  # [row, vocabulary]
+        except Exception as error:
+            self._fail(rows, error)
+            return
+        self.metrics.steps.inc()
+        for row, own in zip(rows, logits, strict=True):
+            try:
+                self._write(row, own)
+            except Exception as error:
+                self._fail([row], error)
+
+    def _write(self, row: Row, logits: Tensor) -> None:
+        if not row.writer.tokens:
+            self.metrics.first_token.observe(row.age)
+        self.metrics.written_tokens.inc()
+        ended = row.write(logits, self._ends)
+        if ended is not None:
+            self.metrics.kept_tokens.inc(ended.kept)
+            self.metrics.full_tokens.inc(ended.full)
+            self._drop(row, ended)
+
+    def _fail(self, rows: list[Row], error: Exception) -> None:
+        # The traceback of an exception may quote what was read, so only its kind is written down.
+        LOG.error("%d request(s) failed: %s", len(rows), type(error).__name__)
+        for row in rows:
+            self._drop(row, Failed("error"))
+
+    def _drop(self, row: Row, event: Any) -> None:
+        with self._changed:
+            if row is self._reading:
+                self._reading = None
+            for rows in (self._waiting, self._running):
+                if row in rows:
+                    rows.remove(row)
+        row.cache.layers.clear()
+        outcome = "cancelled" if event is None else event.why if isinstance(event, Failed) else event.reason
+        self.metrics.requests.labels(outcome).inc()
+        self.metrics.duration.observe(row.age)
+        if event is not None:
+            row.job.tell(event)

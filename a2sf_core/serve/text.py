@@ -1,0 +1,52 @@
+"""From tokens to text as it is written: what may be given away already, and where a stop sequence ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_INCOMPLETE = "\ufffd"  # what bytes decode to that are not a character yet
+
+
+class Writer:
+    """The text of one answer, piece by piece; all pieces together are what the tokens decode to.
+
+    Attributes:
+        tokens: those that were added.
+        is_stopped: a stop sequence has come; the text ends before it.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+        """An empty text, which the first of the `stop` sequences ends."""
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._given = 0  # characters
+        self.tokens: list[int] = []
+        self.is_stopped = False
+
+    def add(self, token: int) -> str:
+        """One token more. Returns what is new of the text and can no longer change or turn into a stop sequence."""
+        self.tokens.append(token)
+        text = self._text()
+        ends = [at for each in self._stop if (at := text.find(each, self._given)) >= 0]
+        if ends:
+            self.is_stopped = True
+            return self._give(text, min(ends))
+        return self._give(text, len(text.rstrip(_INCOMPLETE)) - self._may_become_stop(text))
+
+    def end(self) -> str:
+        """What was held back, once no token follows."""
+        text = self._text()
+        return "" if self.is_stopped else self._give(text, len(text))
+
+    def _text(self) -> str:
+        return str(self._tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _give(self, text: str, end: int) -> str:
+        new = text[self._given : end]
+        self._given = max(self._given, end)
+        return new
+
+    def _may_become_stop(self, text: str) -> int:
+        """Characters at the end that begin a stop sequence."""
+        lengths = (n for each in self._stop for n in range(1, len(each)) if text.endswith(each[:n]))
+        return max(lengths, default=0)

@@ -1,0 +1,1 @@
+"""The command that serves a model with a tuned policy."""

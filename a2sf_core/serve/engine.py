@@ -18,7 +18,6 @@ from torch import Tensor
 
 from a2sf_core import attention
 from a2sf_core.cache import A2SFCache
-from a2sf_core.context import pieces
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.rows import in_rows
 from a2sf_core.policy import Policy
@@ -184,7 +183,7 @@ class Engine:
 
     def _read(self, row: Row) -> None:
         try:
-            logits = self._read_piece(row)
+            logits = row.read(self._model, self._piece)
             if logits is None:
                 return
             self.metrics.prompt_tokens.inc(len(row.job.ids))
@@ -196,22 +195,6 @@ class Engine:
                 self._running.append(row)
         except Exception as error:  # a fault of one request is not one of the others
             self._fail([row], error)
-
-    def _read_piece(self, row: Row) -> Tensor | None:
-        """Read on. Returns the logits of the next token `[vocabulary]` if all is read."""
-        if row.left is None:
-            row.left = deque(pieces(len(row.job.ids), self._piece))
-        start, stop = row.left.popleft()
-        device = self._model.device
-        logits = self._model(
-            input_ids=torch.tensor([row.job.ids[start:stop]], device=device),
-            position_ids=torch.arange(start, stop, device=device)[None],
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: row.cache},
-        ).logits
-        row.has_read = True
-        return None if row.left else logits[0, -1]
 
     def _step(self) -> None:
         """One token for every row."""

@@ -6,14 +6,17 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from a2sf_core.cache import A2SFCache
+from a2sf_core.context import pieces
 from a2sf_core.policy import Policy
 from a2sf_core.serve.cost import CacheCost
 from a2sf_core.serve.job import Ended, Job, Piece
 from a2sf_core.serve.sampling import Chooser
 from a2sf_core.serve.text import Writer
+from a2sf_core.switch import cache_argument
 
 
 class Row:
@@ -42,6 +45,21 @@ class Row:
     def age(self) -> float:
         """Seconds since the request came."""
         return monotonic() - self.job.came
+
+    def read(self, model: Any, size: int) -> Tensor | None:
+        """Read `size` tokens of the prompt more. Returns the logits of the next token `[vocabulary]` if all is read."""
+        if self.left is None:
+            self.left = deque(pieces(len(self.job.ids), size))
+        start, stop = self.left.popleft()
+        logits = model(
+            input_ids=torch.tensor([self.job.ids[start:stop]], device=model.device),
+            position_ids=torch.arange(start, stop, device=model.device)[None],
+            use_cache=True,
+            logits_to_keep=1,
+            **{cache_argument(model): self.cache},
+        ).logits
+        self.has_read = True
+        return None if self.left else logits[0, -1]
 
     def write(self, logits: Tensor, ends: frozenset[int]) -> Ended | None:
         """Choose the next token from `logits` `[vocabulary]` and tell its text. Returns what to tell last, if it ends.

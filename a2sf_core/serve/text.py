@@ -31,7 +31,8 @@ class Writer:
         if ends:
             self.is_stopped = True
             return self._give(text, min(ends))
-        return self._give(text, len(text.rstrip(_INCOMPLETE)) - self._may_become_stop(text))
+        settled = text.rstrip(_INCOMPLETE)
+        return self._give(text, len(settled) - self._may_become_stop(settled))
 
     def end(self) -> str:
         """What was held back, once no token follows."""

@@ -1,0 +1,267 @@
+"""The real server in a process of its own, asked by the real openai client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import POLICY
+from .offline import written
+from .process import TOKEN, Server, run, running
+
+MOST = 24
+NAME = "a2sf-test"
+
+
+@pytest.fixture(scope="module")
+def server(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = [
+        "--model",
+        "reference",
+        "--config",
+        str(config),
+        "--name",
+        NAME,
+        "--memory",
+        "64MiB",
+        "--max-body",
+        "9000",
+    ]
+    with running(tmp_path_factory.mktemp("server"), *options) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+
+
+def value(server: Server, name: str) -> float:
+    """One figure of /metrics, summed over its labels."""
+    text = httpx.get(f"{server.url}/metrics", headers=_authorized()).text
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples if each.name == name]
+    assert samples, name
+    return sum(each.value for each in samples)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not happen within a minute")
+
+
+def _authorized() -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKEN}"}
+
+
+def post(server: Server, path: str = "completions", **body: Any) -> httpx.Response:
+    given = {"model": NAME, "prompt": "Anna: hi", "max_tokens": 2, **body}
+    return httpx.post(f"{server.url}/v1/{path}", json=given, headers=_authorized(), timeout=60)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9, "seed": 5}], ids=["greedy", "with a seed"]
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_eight_clients_get_what_is_written_offline(
+    client: openai.OpenAI, reference: tuple[Any, Any], prompts: list[str], sampling: dict[str, Any], stream: bool
+) -> None:
+    model, tokenizer = reference
+
+    def asked(prompt: str) -> str:
+        given = {"model": NAME, "prompt": prompt, "max_tokens": MOST, **sampling}
+        if not stream:
+            return client.completions.create(**given).choices[0].text
+        return "".join(chunk.choices[0].text for chunk in client.completions.create(**given, stream=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(asked, prompts))
+    offline = {} if sampling["temperature"] == 0 else sampling
+    expected = [written(model, POLICY, tokenizer(prompt).input_ids, MOST, **offline) for prompt in prompts]
+    assert texts == [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
+    assert asked(prompts[0]) == texts[0], "alone as in a batch"
+
+
+def test_usage_says_what_the_cache_kept(client: openai.OpenAI, prompts: list[str]) -> None:
+    prompt = max(prompts, key=len)
+    given: dict[str, Any] = {"model": NAME, "prompt": prompt, "max_tokens": 6, "temperature": 0}
+    whole = client.completions.create(**given).usage
+    *_, last = client.completions.create(**given, stream=True, stream_options={"include_usage": True})
+    assert whole is not None
+    assert last.usage == whole
+    cache = whole.model_dump()["cache_tokens"]
+    assert cache["full"] == whole.total_tokens - 1  # the last token was written, and not read
+    assert 0.4 * cache["full"] < cache["kept"] < 0.8 * cache["full"]
+
+
+def test_stop_ends_the_text(client: openai.OpenAI, prompts: list[str]) -> None:
+    given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "max_tokens": MOST, "temperature": 0}
+    text = client.completions.create(**given).choices[0].text
+    stop = text[len(text) // 2 :][:4]
+    stopped = client.completions.create(**given, stop=[stop, "never"]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (text[: text.index(stop)], "stop")
+    streamed = client.completions.create(**given, stop=stop, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == stopped.text
+
+
+def test_models_and_what_is_not_served(client: openai.OpenAI, server: Server, config: Path) -> None:
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).owned_by == "a2sf"
+    for name in (str(config), "../" + NAME, "/etc/passwd", "reference", "HuggingFaceTB/SmolLM2-135M"):
+        with pytest.raises(openai.NotFoundError, match="is not served"):
+            client.completions.create(model=name, prompt="x")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("../../etc/passwd")
+    assert str(config) not in post(server, model=str(config)).text
+
+
+def test_without_the_token_nobody_comes_in(server: Server, client: openai.OpenAI) -> None:
+    for key in ("", "wrong", TOKEN + "x", "\xe4"):
+        for path in ("/v1/models", "/metrics", "/v1/nothing"):
+            headers = [(b"Authorization", f"Bearer {key}".encode("latin-1"))] if key else []
+            assert httpx.get(server.url + path, headers=headers).status_code == 401
+    with pytest.raises(openai.AuthenticationError, match="a token is needed"):
+        client.with_options(api_key="wrong").models.list()
+    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"temperature": 3}, "temperature: "),
+        ({"max_tokens": 0}, "max_tokens: "),
+        ({"max_tokens": "2"}, "max_tokens: "),
+        ({"n": 2}, "n: "),
+        ({"logprobs": 3}, "logprobs: "),
+        ({"tools": []}, "tools: is not supported"),
+        ({"presence_penalty": 0.5}, "presence_penalty: "),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"seed": 2**70}, "64 bits|integer"),
+        ({"prompt": ""}, "no tokens|prompt"),
+        ({"prompt": [99999]}, "prompt: tokens are numbers from 0 to"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": [1] * 2049}, "takes 2,048 tokens"),
+        ({"max_tokens": 3000}, "takes 2,048 tokens: the prompt has"),
+        ({"prompt": "\ud800"}, "surrogate"),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_a_bad_request_is_told_what_is_wrong(server: Server, body: dict[str, Any], said: str) -> None:
+    import re
+
+    answer = post(server, **body)
+    assert answer.status_code == 400, answer.text
+    assert re.search(said, answer.json()["error"]["message"]), answer.text
+
+
+def test_bodies_that_are_none(server: Server) -> None:
+    url, headers = f"{server.url}/v1/completions", {**_authorized(), "Content-Type": "application/json"}
+    for raw in (b"", b"{", b"[]", b"\xff", b"null", b'{"model": NaN}', b"[" * 5000):
+        assert httpx.post(url, content=raw, headers=headers).status_code == 400, raw
+    assert httpx.post(url, content=b" " * 9001, headers=headers).status_code == 413
+    assert httpx.post(url, content=iter([b" " * 5000] * 3), headers=headers).status_code == 413
+    assert httpx.post(url, content=b"{}", headers=_authorized()).status_code == 415
+    assert httpx.get(url, headers=headers).status_code == 405
+    assert post(server, "chat/completions", prompt=None).status_code == 400
+    no_template = post_chat(server, [{"role": "user", "content": "hi"}])
+    assert (no_template.status_code, "no chat template" in no_template.text) == (400, True)
+
+
+def post_chat(server: Server, messages: list[dict[str, Any]]) -> httpx.Response:
+    body = {"model": NAME, "messages": messages}
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=_authorized(), timeout=60)
+
+
+def test_clients_that_go_away_free_their_rows(server: Server, client: openai.OpenAI, prompts: list[str]) -> None:
+    before = value(server, "a2sf_requests_total")
+    given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "max_tokens": 1500, "temperature": 2, "seed": 1}
+    for _ in range(3):
+        stream = client.completions.create(**given, stream=True)
+        next(iter(stream))
+        stream.close()
+    for cut_off in (
+        b"{}",
+        json.dumps({**given, "stream": False}).encode(),
+        json.dumps({**given, "stream": True}).encode(),
+    ):
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as raw:  # and is gone without a word, like a killed process
+            raw.sendall(
+                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(cut_off)}\r\n\r\n".encode()
+                + cut_off
+            )
+            time.sleep(0.2)
+    until(lambda: value(server, "a2sf_requests_total") >= before + 5)
+    until(
+        lambda: value(server, "a2sf_running") + value(server, "a2sf_waiting") + value(server, "a2sf_cache_bytes") == 0
+    )
+
+
+def test_metrics_and_a_log_without_prompts(server: Server, prompts: list[str]) -> None:
+    assert value(server, "a2sf_cache_kept_tokens_total") < value(server, "a2sf_cache_full_tokens_total")
+    assert value(server, "a2sf_first_token_seconds_count") > 8
+    assert value(server, "a2sf_refused_total") > 8
+    assert value(server, "a2sf_cache_limit_bytes") == 64 * 2**20
+    log = server.log.read_text()
+    assert not any(word in log for prompt in prompts for word in prompt.split() if len(word) > 5), log
+
+
+def test_sigterm_lets_a_stream_end(config: Path, tmp_path: Path, prompts: list[str]) -> None:
+    with running(tmp_path, "--model", "reference", "--config", str(config), "--name", NAME) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+        given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "temperature": 0}
+        stream = iter(client.completions.create(**given, max_tokens=300, stream=True, extra_body={"stop": ["\x00"]}))
+        first = next(stream).choices[0].text
+        assert server.stop() == 0
+        text = first + "".join(chunk.choices[0].text for chunk in stream)
+        assert len(text) > len(first)
+        with pytest.raises(openai.APIConnectionError):
+            client.completions.create(**given)
+
+
+def test_on_loopback_no_token_is_needed_where_that_was_asked_for(config: Path, tmp_path: Path) -> None:
+    options = ["--model", "reference", "--config", str(config), "--no-token"]
+    with running(tmp_path, *options, token=None) as server:
+        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "reference"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
+        here = probe.getsockname()[0]
+    with running(tmp_path, *options, "--host", "0.0.0.0") as server:
+        port = server.url.rsplit(":", 1)[1]
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 200
+        assert httpx.get(f"http://{here}:{port}/v1/models").status_code == 401
+        assert httpx.get(f"http://{here}:{port}/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
+        assert httpx.get(f"http://{here}:{port}/v1/models", headers=_authorized()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "token", "said"),
+    [
+        (["--model", "reference"], None, "there is no token"),
+        (["--model", "reference", "--no-token", "--host", "0.0.0.0"], None, "--no-token is for loopback"),
+        (["--model", "reference", "--config", "nowhere"], "x", "cannot read the policy nowhere"),
+        (["--model", "nowhere"], "x", "nowhere"),
+        (["--model", "reference", "--memory", "much"], "x", "--memory is 'much'"),
+        (["--model", "reference", "--host", "192.0.2.1"], "x", "cannot listen on 192.0.2.1"),
+    ],
+    ids=lambda each: "",
+)
+def test_a_bad_command_is_one_sentence(options: list[str], token: str | None, said: str) -> None:
+    result = run(*options, token=token)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr

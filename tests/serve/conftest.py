@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import studies
 from a2sf_core import A2SFConfig, LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.shape import fingerprint
@@ -24,6 +26,11 @@ POLICY = Policy(
 """Heads apart, a window, a decay, and a layer that keeps all."""
 
 
+TEMPLATE = """{% if messages[0].role == 'assistant' %}{{ raise_exception('a chat begins with the user') }}{% endif -%}
+{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"""
+
+
 @pytest.fixture(scope="session")
 def reference() -> tuple[Any, Any]:
     """The bundled model and its tokenizer."""
@@ -35,6 +42,15 @@ def prompts() -> list[str]:
     """Eight prompts of mixed lengths that the bundled model has learned to go on from."""
     spec = SampleSpec(scene="chat", seed="serve-1", tokens=(40, 400), search=8, select=8, report=8)
     return [f"{each.context}\nQuestion: {each.question}\nAnswer:" for each in bundled_samples(spec, 8)]
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the bundled model, with a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "chat-model"
+    shutil.copytree(Path(studies.__file__).parent / "reference_model", folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
 
 
 @pytest.fixture(scope="session")

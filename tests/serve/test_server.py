@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -24,20 +25,10 @@ NAME = "a2sf-test"
 
 
 @pytest.fixture(scope="module")
-def server(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = [
-        "--model",
-        "reference",
-        "--config",
-        str(config),
-        "--name",
-        NAME,
-        "--memory",
-        "64MiB",
-        "--max-body",
-        "9000",
-    ]
-    with running(tmp_path_factory.mktemp("server"), *options) as started:
+def server(config: Path, chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ["--model", str(chat_model), "--config", str(config), "--name", NAME]
+    limits = ["--memory", "64MiB", "--max-body", "9000", "--piece", "64"]
+    with running(tmp_path_factory.mktemp("server"), *options, *limits) as started:
         yield started
 
 
@@ -150,18 +141,15 @@ def test_without_the_token_nobody_comes_in(server: Server, client: openai.OpenAI
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"seed": 2**70}, "64 bits|integer"),
-        ({"prompt": ""}, "no tokens|prompt"),
+        ({"prompt": []}, "prompt"),
         ({"prompt": [99999]}, "prompt: tokens are numbers from 0 to"),
         ({"prompt": ["a", "b"]}, "prompt"),
         ({"prompt": [1] * 2049}, "takes 2,048 tokens"),
         ({"max_tokens": 3000}, "takes 2,048 tokens: the prompt has"),
-        ({"prompt": "\ud800"}, "surrogate"),
     ],
     ids=lambda each: str(each)[:40],
 )
 def test_a_bad_request_is_told_what_is_wrong(server: Server, body: dict[str, Any], said: str) -> None:
-    import re
-
     answer = post(server, **body)
     assert answer.status_code == 400, answer.text
     assert re.search(said, answer.json()["error"]["message"]), answer.text
@@ -169,20 +157,49 @@ def test_a_bad_request_is_told_what_is_wrong(server: Server, body: dict[str, Any
 
 def test_bodies_that_are_none(server: Server) -> None:
     url, headers = f"{server.url}/v1/completions", {**_authorized(), "Content-Type": "application/json"}
-    for raw in (b"", b"{", b"[]", b"\xff", b"null", b'{"model": NaN}', b"[" * 5000):
+    for raw in (b"", b"{", b"[]", b"\xff", b"null", b'{"model": NaN}', b"[" * 5000, b'{"prompt": "\\ud800"}'):
         assert httpx.post(url, content=raw, headers=headers).status_code == 400, raw
     assert httpx.post(url, content=b" " * 9001, headers=headers).status_code == 413
     assert httpx.post(url, content=iter([b" " * 5000] * 3), headers=headers).status_code == 413
     assert httpx.post(url, content=b"{}", headers=_authorized()).status_code == 415
     assert httpx.get(url, headers=headers).status_code == 405
     assert post(server, "chat/completions", prompt=None).status_code == 400
-    no_template = post_chat(server, [{"role": "user", "content": "hi"}])
-    assert (no_template.status_code, "no chat template" in no_template.text) == (400, True)
 
 
-def post_chat(server: Server, messages: list[dict[str, Any]]) -> httpx.Response:
-    body = {"model": NAME, "messages": messages}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=_authorized(), timeout=60)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_chat_goes_through_the_template(client: openai.OpenAI, reference: tuple[Any, Any], stream: bool) -> None:
+    parts = [{"type": "text", "text": "When is "}, {"type": "text", "text": "the picnic?"}]
+    messages: Any = [{"role": "developer", "content": "The picnic is on Friday."}, {"role": "user", "content": parts}]
+    given: dict[str, Any] = {"model": NAME, "messages": messages, "max_completion_tokens": 9, "temperature": 0}
+    if stream:
+        chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**given, stream=True)]
+        text = "".join(chunk.delta.content or "" for chunk in chunks)
+        assert [chunks[0].delta.role, *{chunk.delta.role for chunk in chunks[1:]}] == ["assistant", None]
+        assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+        assert chunks[-1].finish_reason in ("stop", "length")
+    else:
+        message = client.chat.completions.create(**given).choices[0].message
+        text = message.content or ""
+        assert message.role == "assistant"
+    model, tokenizer = reference
+    ids = tokenizer("system: The picnic is on Friday.\nuser: When is the picnic?\nAnswer:", add_special_tokens=False)
+    assert text == tokenizer.decode(written(model, POLICY, ids.input_ids, 9), skip_special_tokens=True)
+    assert text
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "messages"),
+        ([{"role": "assistant", "content": "hi"}], "refuses them.*begins with the user"),
+        ([{"role": "tool", "content": "hi"}], "messages.0.role"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages.0.content"),
+    ],
+    ids=["none", "template", "role", "image"],
+)
+def test_a_chat_that_cannot_be_read_is_refused(client: openai.OpenAI, messages: Any, said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.chat.completions.create(model=NAME, messages=messages)
 
 
 def test_clients_that_go_away_free_their_rows(server: Server, client: openai.OpenAI, prompts: list[str]) -> None:
@@ -220,11 +237,13 @@ def test_metrics_and_a_log_without_prompts(server: Server, prompts: list[str]) -
     assert not any(word in log for prompt in prompts for word in prompt.split() if len(word) > 5), log
 
 
-def test_sigterm_lets_a_stream_end(config: Path, tmp_path: Path, prompts: list[str]) -> None:
-    with running(tmp_path, "--model", "reference", "--config", str(config), "--name", NAME) as server:
+def test_on_loopback_without_a_token_and_sigterm_lets_a_stream_end(tmp_path: Path, prompts: list[str]) -> None:
+    with running(tmp_path, "--model", "reference", "--no-token", "--name", NAME, token=None) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
-        given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "temperature": 0}
-        stream = iter(client.completions.create(**given, max_tokens=300, stream=True, extra_body={"stop": ["\x00"]}))
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": "hi"}])
+        given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "temperature": 2, "seed": 1}
+        stream = iter(client.completions.create(**given, max_tokens=300, stream=True))
         first = next(stream).choices[0].text
         assert server.stop() == 0
         text = first + "".join(chunk.choices[0].text for chunk in stream)
@@ -233,16 +252,14 @@ def test_sigterm_lets_a_stream_end(config: Path, tmp_path: Path, prompts: list[s
             client.completions.create(**given)
 
 
-def test_on_loopback_no_token_is_needed_where_that_was_asked_for(config: Path, tmp_path: Path) -> None:
-    options = ["--model", "reference", "--config", str(config), "--no-token"]
-    with running(tmp_path, *options, token=None) as server:
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "reference"
+def test_from_elsewhere_a_token_is_needed(config: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
         here = probe.getsockname()[0]
-    with running(tmp_path, *options, "--host", "0.0.0.0") as server:
+    options = ["--model", "reference", "--config", str(config), "--no-token", "--host", "0.0.0.0"]
+    with running(tmp_path, *options) as server:
         port = server.url.rsplit(":", 1)[1]
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["id"] == "reference"
         assert httpx.get(f"http://{here}:{port}/v1/models").status_code == 401
         assert httpx.get(f"http://{here}:{port}/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
         assert httpx.get(f"http://{here}:{port}/v1/models", headers=_authorized()).status_code == 200

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from a2sf_core.config import A2SFConfig
 from a2sf_core.errors import A2SFError
 from tuner.choices import name_of, parse_bytes
 from tuner.printing import one_line, write_what_cannot_be_shown
+
+if TYPE_CHECKING:
+    from tuner.serving.address import Address
 
 TOKEN_VARIABLE = "A2SF_SERVE_TOKEN"
 
@@ -50,15 +56,24 @@ def serve(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     token = _token(token_file)
     limit = parse_bytes(memory) if memory else None
-    try:
+    address, listening = _address(host, port, token, no_token, drain)
+    with listening:
+        tuned = A2SFConfig.from_pretrained(config) if config else None
         from tuner.serving import server
-    except ModuleNotFoundError as error:
-        raise A2SFError(f"a2sf-serve needs {error.name}; install it with: pip install 'a2sf-tune[serve]'.") from None
-    server.check_door(host, token, no_token)
-    server.run(
-        model, config, name or name_of(model), server.Address(host, port, token, no_token, drain),
-        server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype),
-    )  # fmt: skip
+
+        options = server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype)
+        server.run(model, tuned, name or name_of(model), address, listening, options)
+
+
+def _address(host: str, port: int, token: str | None, no_token: bool, drain: float) -> tuple[Address, socket.socket]:
+    for needed in ("starlette", "uvicorn", "sse_starlette", "openai", "prometheus_client"):
+        if find_spec(needed) is None:
+            raise A2SFError(f"a2sf-serve needs {needed}; install it with: pip install 'a2sf-tune[serve]'.")
+    from tuner.serving.address import Address, check_door, listen
+
+    check_door(host, token, no_token)
+    address = Address(host, port, token, no_token, drain)
+    return address, listen(address)
 
 
 def _token(file: Path | None) -> str | None:

@@ -7,7 +7,6 @@ import signal
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,30 +14,19 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from a2sf_core.config import A2SFConfig
-from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from a2sf_core.serve.app import Limits, Service
-from a2sf_core.serve.door import Door, is_loopback
+from a2sf_core.serve.door import Door
 from a2sf_core.serve.engine import Engine
 from a2sf_core.switch import attach
 from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model, max_tokens
 from tuner.printing import printable
+from tuner.serving.address import Address
 
 _HEADER_BYTES = 16_384
 _KEEP_ALIVE = 15
 _CLIENTS_FOR_EACH_PLACE = 4
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen, who may come, and how long the last ones have."""
-
-    host: str
-    port: int
-    token: str | None
-    trusts_loopback: bool
-    drain: float
 
 
 @dataclass(frozen=True)
@@ -56,25 +44,15 @@ class Options:
     dtype: str
 
 
-def check_door(host: str, token: str | None, no_token: bool) -> None:
-    """Raise A2SFError if there is no token, unless that is asked for and only this machine can come."""
-    if token is None and not no_token:
-        raise A2SFError(
-            "there is no token: set A2SF_SERVE_TOKEN or give --token-file; on loopback --no-token does without."
-        )
-    if token is None and not is_loopback(host):
-        raise A2SFError(f"--no-token is for loopback, and {host} is not; set A2SF_SERVE_TOKEN or give --token-file.")
-
-
-def run(model: str, config: Path | None, name: str, address: Address, options: Options) -> None:
+def run(
+    model: str, tuned: A2SFConfig | None, name: str, address: Address, listening: socket.socket, options: Options
+) -> None:
     """Serve until SIGTERM or Ctrl-C; then take no more, and let what runs end.
 
     Raises:
-        A2SFError: if the model, the config or the address cannot be used.
+        A2SFError: if the model cannot be used, or is not the one that the config is for.
     """
     with ExitStack() as stack:
-        listening = stack.enter_context(_listening(address))
-        tuned = A2SFConfig.from_pretrained(config) if config else None
         loaded, tokenizer = load_model(model, options.device, options.dtype)
         policy = tuned.policy if tuned else Policy.full(loaded.config.get_text_config().num_hidden_layers)
         stack.enter_context(tuned.attach(loaded) if tuned else attach(policy, loaded))
@@ -89,19 +67,6 @@ def run(model: str, config: Path | None, name: str, address: Address, options: O
         host = f"[{address.host}]" if ":" in address.host else address.host
         typer.echo(printable(f"{name} at http://{host}:{port}/v1 ({_kept(tuned)})"))
         _serve(app, listening, options, address.drain)
-
-
-def _listening(address: Address) -> socket.socket:
-    """A bound socket, so that a port that is taken is known before a model is loaded."""
-    try:
-        family, *_, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise A2SFError(f"cannot listen on {address.host}:{address.port} ({reason}); give another --port.") from None
-    return bound
 
 
 def _serve(app: Any, listening: socket.socket, options: Options, drain: float) -> None:

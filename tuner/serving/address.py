@@ -1,0 +1,43 @@
+"""Where a server listens, and whether it may: known before a model is loaded."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.serve.door import is_loopback
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, who may come, and how long the last ones have."""
+
+    host: str
+    port: int
+    token: str | None
+    trusts_loopback: bool
+    drain: float
+
+
+def check_door(host: str, token: str | None, no_token: bool) -> None:
+    """Raise A2SFError if there is no token, unless that is asked for and only this machine can come."""
+    if token is None and not no_token:
+        raise A2SFError(
+            "there is no token: set A2SF_SERVE_TOKEN or give --token-file; on loopback --no-token does without."
+        )
+    if token is None and not is_loopback(host):
+        raise A2SFError(f"--no-token is for loopback, and {host} is not; set A2SF_SERVE_TOKEN or give --token-file.")
+
+
+def listen(address: Address) -> socket.socket:
+    """A bound socket. Raises A2SFError if there is no such address or the port is taken."""
+    try:
+        family, *_, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise A2SFError(f"cannot listen on {address.host}:{address.port} ({reason}); give another --port.") from None
+    return bound

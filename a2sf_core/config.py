@@ -152,16 +152,9 @@ class A2SFConfig:
         text = read_text(file, "the policy", f"give a folder that holds {FILE_NAME} or the file itself.", MAX_BYTES)
         return cls.from_dict(parse_json(text, str(file), "mend it there or export the file again."), str(file))
 
-    def attach(self, model: Any) -> AbstractContextManager[Any]:
-        """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
-
-        Warns, once in a process, if the evidence says that the policy is not proven, and inside the block if tokens are
-        dropped at another place than the one that the policy was tuned for.
-
-        Raises:
-            A2SFError: if the model has another shape, saying what differs.
-        """
-        here = fingerprint(model)
+    def check_fits(self, model_or_config: Any) -> None:
+        """Raise A2SFError if a transformers model (or its config) has another shape, saying what differs."""
+        here = fingerprint(model_or_config)
         differs = [
             f"{name} is {here[name]!r}, not {self.model[name]!r}" for name in SHAPE if here[name] != self.model[name]
         ]
@@ -171,6 +164,17 @@ class A2SFConfig:
             raise A2SFError(
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
+
+    def attach(self, model: Any) -> AbstractContextManager[Any]:
+        """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
+
+        Warns, once in a process, if the evidence says that the policy is not proven, and inside the block if tokens are
+        dropped at another place than the one that the policy was tuned for.
+
+        Raises:
+            A2SFError: if the model has another shape, saying what differs.
+        """
+        self.check_fits(model)
         if (status := self.evidence.get("status", PROVEN)) != PROVEN:
             warn_once(f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip())
         from a2sf_core.switch import attach  # here, so that a config can be read without torch

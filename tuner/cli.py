@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import DEFAULT_RULES, RULES
+from tuner.choices import DEFAULT_RULES, RULES, check_choice
 from tuner.printing import one_line, printable, write_what_cannot_be_shown
 
 if TYPE_CHECKING:
@@ -190,6 +190,23 @@ def suggest(
     from tuner.alpha.advice import suggest_alpha
 
     typer.echo(printable(suggest_alpha(tokens, run)))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder or a2sf_config.json.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What is made: a new folder, or an earlier export.")],
+    model: Annotated[str, typer.Option(help="The model that the run tuned: 'reference', a folder, a name on the Hub.")],
+    format: Annotated[str, typer.Option(help="transformers: weights, policy and custom_generate/.")] = "transformers",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
+) -> None:
+    """Make a folder that `transformers serve` and `from_pretrained` prune with."""
+    from tuner.serving.export import FORMATS, export_transformers
+
+    check_choice("--format", format, FORMATS)
+    _quiet()
+    made = export_transformers(run, folder, model, copy)
+    typer.echo(printable(f"{made}\nServe it with: transformers serve {made} --trust-remote-code"))
 
 
 def _quiet() -> None:

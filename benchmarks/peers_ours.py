@@ -1,0 +1,116 @@
+"""Our side of the comparison: exported policies, and budgets per head from a reading or two that need no study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from a2sf_core.cache import A2SFCache, cache_nbytes
+from a2sf_core.config import A2SFConfig
+from a2sf_core.policy import Policy
+from a2sf_core.switch import attach
+from benchmarks.heads import per_head
+from benchmarks.peers_evaluator import FULL
+from benchmarks.peers_prompts import Asked
+from tuner.inputs.models import max_tokens
+from tuner.search.profile_part import Part
+from tuner.search.reconstruction import Reconstruction
+from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+
+NEAR = 0.02
+"""How far off, in parts of a share, a policy may be to be compared at it."""
+HALF_LIFE = {"prompt": 16.0, "context": 256.0}
+"""Of the built-in arm, by when the cut is made: a question at the end of the prompt is what recent queries know."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One policy of ours, at the share of the cache where it is compared."""
+
+    name: str
+    share: float
+    policy: Policy
+
+    @property
+    def key(self) -> str:
+        """Told apart by the policy itself."""
+        return "ours " + hashlib.sha256(json.dumps(self.policy.to_dict()).encode()).hexdigest()[:16]
+
+
+def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) -> list[Arm]:
+    """Budgets per head, one half-life, a policy per share."""
+    own = replace(profile, half_life=half_life)
+    return [Arm(f"ours, budgets per head, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
+
+
+def profile_of(model: Any, tokenizer: Any, tune: Sequence[Asked], file: Path) -> Reconstruction:
+    """From at most `MOST_PROMPTS` of the prompts to tune on; what was measured is kept in `file`."""
+    known: dict[str, Asked] = {}
+    for asked in tune:  # no two with the same context
+        known.setdefault(asked.context, asked)
+    some = [asked.encoded() for asked in list(known.values())[:MOST_PROMPTS]]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    limit = max_tokens(model, tokenizer)
+    part = Part(file.with_name(f"{file.name}-{some[0].id}.json"))
+    return measure_reconstruction(model, some, range(len(some)), limit, part, lambda _done, _total: None).profile
+
+
+def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int) -> list[Arm]:
+    """One arm per file that a2sf-tune wrote, at the nearest of `shares` if it is as large, else at its own.
+
+    Args:
+        n_tokens: of a usual prompt; budgets may be counts.
+    """
+    arms = []
+    for file in files:
+        policy = A2SFConfig.from_pretrained(file).policy
+        own = policy.cache_fraction(n_tokens)
+        near = min(shares, key=lambda share: abs(share - own))
+        share = near if abs(near - own) <= NEAR * near else round(own, 3)
+        arms.append(Arm(f"ours, {_stem(Path(file))}", share, policy))
+    return arms
+
+
+def _stem(file: Path) -> str:
+    return file.name if file.is_dir() else file.parent.name if file.name == "a2sf_config.json" else file.stem
+
+
+@torch.no_grad()
+def cost(model: Any, prompts: Sequence[Asked], policies: dict[str, Policy]) -> dict[str, dict[str, list[float]]]:
+    """Per policy: "seconds" of CPU to the first token and "bytes" held after the cut, really served, one each per
+    prompt; transformers itself beside them as `FULL`."""
+    found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "bytes": []} for name in (FULL, *policies)}
+    for asked in [prompts[0], *prompts]:  # the first one warms up
+        ids = torch.tensor([asked.before], device=model.device)
+        for name, figures in found.items():
+            policy = policies.get(name)
+            with attach(policy, model) if policy else nullcontext():
+                cache: Any = A2SFCache(policy) if policy else DynamicCache()
+                began = time.process_time()
+                model(ids, past_key_values=cache, logits_to_keep=1)
+                if policy:
+                    cache.cut()
+                figures["seconds"].append(time.process_time() - began)
+            figures["bytes"].append(float(cache_nbytes(cache)))
+    return {name: {unit: values[1:] for unit, values in figures.items()} for name, figures in found.items()}
+
+
+def medians(found: dict[str, dict[str, list[float]]], base: str) -> dict[str, dict[str, float]]:
+    """Per method the median over the prompts of seconds and bytes, and of their ratios to those of `base`."""
+    table: dict[str, dict[str, float]] = {}
+    for name, figures in found.items():
+        table[name] = {}
+        for unit, values in figures.items():
+            table[name][unit] = float(np.median(values))
+            table[name][f"{unit}_ratio"] = float(np.median(np.array(values) / np.array(found[base][unit])))
+    return table

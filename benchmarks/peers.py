@@ -111,7 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tune", type=int, default=200, help="rows to learn budgets from; they are not measured")
     parser.add_argument("--measure", type=int, default=100)
     parser.add_argument("--config", action="append", default=[], help="a policy that a2sf-tune wrote; may be repeated")
-    parser.add_argument("--half-life", type=float, help="of the built-in arm; default 16, or 256 for --cut context")
+    parser.add_argument("--half-life", type=float, nargs="+", help="of built-in arms: 16, or 256 for --cut context")
     parser.add_argument("--cut", choices=sorted(HALF_LIFE), default="prompt", help="when the cache is pruned")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--methods", nargs="+", choices=PRESSES, default=PRESSES)
@@ -137,7 +137,8 @@ def main() -> None:
     profile = profile_of(model, tokenizer, tune, options.cache / "profiles" / f"{kvpress.identity}")
     arms = exported(options.config, options.shares, int(np.mean(lengths)))
     shares = sorted({*options.shares, *(arm.share for arm in arms)})
-    arms += builtin(profile, shares, options.half_life or HALF_LIFE[options.cut])
+    for half_life in options.half_life or [HALF_LIFE[options.cut]]:
+        arms += builtin(profile, shares, half_life)
     sets = kvpress.sets({each.name: each.before for each in asked}, options.methods, shares)
     labels = [label(method, share) for method in options.methods for share in shares]
     to = options.cache / "figures" / f"{kvpress.identity}"

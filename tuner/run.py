@@ -35,7 +35,7 @@ from tuner.reporting.files import write
 from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
 from tuner.search.lock import only_run_in
-from tuner.search.objectives import MEMORY, QUALITY
+from tuner.search.objectives import MEMORY, QUALITY, SIGNAL
 from tuner.search.profiles import kept_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
@@ -103,8 +103,9 @@ class _Job:
         """An engine that has read `part`."""
         progress = self.watch.step(f"Reading {name} prompts")
         return Engine(
-            self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory, bank=self.dimensions.bank
-        )
+            self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
+            bank=self.dimensions.bank, ends=self.grader.ends,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     folder = settings.folder(task.name)
     dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules)
     identity = inputs_identity(model, tokenizer, task, samples)
-    identity |= {"search space": dimensions.digest(), "search signal": QUALITY, "seed": str(settings.seed)}
+    identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
     memory = allowed_memory(settings.memory, model.device) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))

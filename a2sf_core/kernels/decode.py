@@ -1,6 +1,6 @@
 """The two operations of `a2sf_core.plain.slots` by Triton kernels, with the same signatures.
 
-Not tuned on a GPU yet: docs/gpu-decode.md says what has been run.
+docs/gpu-decode.md says how fast they are.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.splits import Parts, encode_and_split, power_of
+from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
 from tuner.measuring.memory import allowed_memory
+from tuner.measuring.texts import Ends
 from tuner.search.dimensions import Dimensions
 from tuner.settings import Settings
 
@@ -42,16 +44,19 @@ class Forecast:
         return f"{said}\nMemory    {_size(self.held)} of prompts, of {_size(self.memory)} that may be used, {fits}"
 
 
-def forecast(model: Any, parts: Parts[Encoded], bank: Sequence[ScoreRule], trials: int, memory: int) -> Forecast:
+def forecast(
+    model: Any, parts: Parts[Encoded], bank: Sequence[ScoreRule], ends: Ends, trials: int, memory: int
+) -> Forecast:
     """Read `TRIED` prompts and measure one policy on them.
 
     Args:
         bank: the rules that the search may choose from.
+        ends: of the texts that the full cache writes.
         memory: bytes that may be used for prompts.
     """
     some = parts.search[:TRIED]
     started = time.perf_counter()
-    engine = Engine(model, some, bank=bank)
+    engine = Engine(model, some, bank=bank, ends=ends)
     per_token = (time.perf_counter() - started) / sum(len(sample.prompt_ids) for sample in some)
     policies = [Policy.h2o(engine.n_layers, budget) for budget in (0.2, 0.3)]
     engine.evaluate(policies[0])  # what is done once is not counted
@@ -78,10 +83,11 @@ def preview(settings: Settings, inputs: Inputs) -> str:
     n_layers = model.config.get_text_config().num_hidden_layers
     bank = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules).bank
     memory = allowed_memory(settings.memory, model.device)
+    grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
     return "\n".join([
         f"Parts     {parts}{remark}",
         f"Power     {power_of(parts, task, settings.max_degradation)}",
-        str(forecast(model, parts, bank, settings.trials, memory)),
+        str(forecast(model, parts, bank, grader.ends, settings.trials, memory)),
     ])  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from tuner.inputs.power import resolution
 from tuner.measuring.batch import pad
 from tuner.measuring.choosing import right_choices
 from tuner.measuring.engine import Engine, by_gathering
-from tuner.measuring.writing import Ends, Writer
+from tuner.measuring.texts import Ends
+from tuner.measuring.writing import Writer
 
 
 class Grader:
@@ -30,12 +31,17 @@ class Grader:
         model, tokenizer: that write the texts.
         max_new_tokens: of a text.
         stop: a text ends before the first of these.
+
+    Attributes:
+        ends: when a text is over.
     """
 
     def __init__(self, metric: str, model: Any, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = ()) -> None:
         self.metric = find_metric(metric)
         self._model, self._tokenizer = model, tokenizer
         self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
+        stopped = self._has_stop if stop else None
+        self.ends = Ends(max_new_tokens, frozenset(end_tokens(model, tokenizer)), stopped)
         self._writers: dict[Engine, Writer] = {}
         self._texts: dict[tuple[Engine, Policy], list[str]] = {}
         self._chosen: dict[tuple[Engine, Policy], np.ndarray] = {}
@@ -75,9 +81,7 @@ class Grader:
 
     def _writer(self, engine: Engine) -> Writer:
         if engine not in self._writers:
-            stopped = self._has_stop if self._stop else None
-            ends = frozenset(end_tokens(self._model, self._tokenizer))
-            self._writers[engine] = Writer(engine, Ends(self._max_new_tokens, ends, stopped))
+            self._writers[engine] = Writer(engine, self.ends)
         return self._writers[engine]
 
     def _has_stop(self, tokens: Sequence[int]) -> bool:

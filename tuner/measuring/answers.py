@@ -59,6 +59,11 @@ class AnswerCache(Cache):
         """
         return cls([KeptLayer.gather(*pair, mask, n_new) for pair, mask in zip(stored, keep, strict=True)])
 
+    def rewind(self) -> None:
+        """Forget what was read since the prompt, so that another text can be."""
+        for layer in self.layers:
+            layer.rewind()
+
     @classmethod
     def join(cls, parts: Sequence[AnswerCache], n_new: int) -> AnswerCache:
         """The rows of several caches without room as one, with room for `n_new` answer tokens."""
@@ -115,6 +120,10 @@ class KeptLayer(CacheLayerMixin):
             keys[rows, :, :used], values[rows, :, :used] = part.keys, part.values
             row = rows.stop
         return cls(keys, values, slots, n_prompt, all(part.alike for part in parts))
+
+    def rewind(self) -> None:
+        """Forget what was read since the prompt; its places are filled anew."""
+        self._n_read, self._seen = 0, (0, 0)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: all is there from the start."""

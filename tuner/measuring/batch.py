@@ -14,7 +14,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.selection import keep_from_order, order_by_score
 from tuner.measuring.bank import place_in
-from tuner.measuring.losses import FullAnswers
+from tuner.measuring.losses import JudgedText
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class PromptBatch:
     """A batch of prompts, left-padded to one length, read once, with everything a trial needs.
 
     samples: indices into the engine's samples. n_tokens: `[batch]`. mask and prompts: `[batch, key]`, bool and
-    int64. first_logits: `[batch, vocab]`, which predict the first answer token. answers and answer_valid:
-    `[batch, token]`. full: what the full cache says of the answers.
+    int64. first_logits: `[batch, vocab]`, which predict the first token of any text that follows. texts: the reference
+    answers, and then what the full cache writes, where that is known and differs from them.
     """
 
     samples: list[int]
@@ -46,9 +46,7 @@ class PromptBatch:
     prompts: torch.Tensor
     layers: list[StoredLayer]
     first_logits: torch.Tensor
-    answers: torch.Tensor
-    answer_valid: torch.Tensor
-    full: FullAnswers
+    texts: tuple[JudgedText, ...] = ()
 
     @property
     def bytes_per_token(self) -> int:
@@ -60,7 +58,8 @@ class PromptBatch:
     def nbytes(self) -> int:
         """Bytes of all tensors held."""
         own = [value for field in fields(self) if isinstance(value := getattr(self, field.name), torch.Tensor)]
-        held = [*own, *self.full.tensors(), *(tensor for layer in self.layers for tensor in layer.tensors())]
+        held = [*own, *(tensor for layer in self.layers for tensor in layer.tensors())]
+        held += [tensor for text in self.texts for tensor in text.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     def to(self, device: torch.device | str) -> PromptBatch:
@@ -71,8 +70,7 @@ class PromptBatch:
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
         layers = [StoredLayer(*(tensor.to(device) for tensor in layer.tensors())) for layer in self.layers]
-        full = FullAnswers(*(tensor.to(device) for tensor in self.full.tensors()))
-        return replace(self, **own, layers=layers, full=full)
+        return replace(self, **own, layers=layers, texts=tuple(text.to(device) for text in self.texts))
 
 
 def keep_masks(batch: PromptBatch, policy: Policy, bank: Sequence[ScoreRule]) -> list[torch.Tensor]:

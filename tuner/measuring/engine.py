@@ -24,10 +24,12 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, place_in
 from tuner.measuring.batch import PromptBatch, keep_masks
-from tuner.measuring.losses import Losses, Seen, token_losses
+from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
+from tuner.measuring.own_text import OwnTexts
 from tuner.measuring.reading import Reader
 from tuner.measuring.store import Block, Store
+from tuner.measuring.texts import Ends, Text
 from tuner.watch import Progress
 
 
@@ -46,6 +48,8 @@ class Engine:
         seed: of the partition into blocks.
         memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
         bank: the rules that policies may have.
+        ends: of the texts that the full cache writes, along which policies are judged too; None: along the reference
+            answers alone.
 
     Attributes:
         reader: what runs the model.
@@ -65,6 +69,7 @@ class Engine:
         seed: int = 0,
         memory: int | None = None,
         bank: Sequence[ScoreRule] = BANK,
+        ends: Ends | None = None,
     ) -> None:
         self.model = model
         self.samples = list(samples)
@@ -74,6 +79,7 @@ class Engine:
         self.passes = 0
         self._bank = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
         self.reader = Reader(model, self.samples, self._bank)
+        self._own = OwnTexts(self.reader, self.samples, ends) if ends else None
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
@@ -93,6 +99,10 @@ class Engine:
     def recomputes(self) -> bool:
         """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
         return self._store.recomputes
+
+    def own_texts(self, ends: Ends) -> dict[int, Text]:
+        """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
+        return self._own.known if self._own and self._own.ends == ends else {}
 
     def evaluate(self, policy: Policy) -> Losses:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
@@ -193,7 +203,7 @@ class Engine:
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
-                logits = self.reader.answer(batch, masks)
+                logits = self.reader.follow_each(batch, masks, [(text.ids, text.valid) for text in batch.texts])
                 parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
             self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
@@ -205,13 +215,17 @@ class Engine:
         return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
 
     def _run_attached(self, block: Block, policy: Policy) -> Losses:
-        return _join([_losses(batch, *self.reader.answer_attached(batch, policy)) for batch in block])
+        parts = []
+        for batch in block:
+            runs = [self.reader.follow_attached(batch, policy, text.ids, text.valid) for text in batch.texts]
+            parts.append(_losses(batch, [logits for logits, _ in runs], runs[0][1]))
+        return _join(parts)
 
     def _read_block(self, index: int) -> Block:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
             block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
-        self.bytes_per_token = block[0].bytes_per_token
-        return block
+            self.bytes_per_token = block[0].bytes_per_token
+            return self._own.judged(block) if self._own else block
 
 
 def _plan(lengths: Sequence[int], batch_tokens: int, block_size: int, seed: int) -> list[list[list[int]]]:
@@ -231,11 +245,11 @@ def by_gathering(policy: Policy) -> bool:
     return policy.evict == "prefill" and policy.decode_every is None
 
 
-def _losses(batch: PromptBatch, logits: torch.Tensor, kept: list[torch.Tensor]) -> Losses:
-    """From the answers' logits `[batch, token, vocab]` and, per layer, counts of kept tokens `[batch, kv_head]`."""
+def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch.Tensor]) -> Losses:
+    """From logits `[batch, token, vocab]` along each text and, per layer, counts of kept tokens `[batch, kv_head]`."""
     shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
-    valid = batch.answer_valid
-    return token_losses(logits[valid], batch.answers, valid, batch.full, shares.mean(0).cpu().numpy())
+    found = [TokenLosses.of(each, text) for each, text in zip(logits, batch.texts, strict=True)]
+    return losses_of(found[0], found[1] if len(found) > 1 else None, shares.mean(0).cpu().numpy())
 
 
 def _join(parts: list[Losses]) -> Losses:

@@ -13,10 +13,15 @@ import torch
 class Losses:
     """Per-sample figures of one policy, arrays `[sample]` of float64 in the order of the samples asked for.
 
-    nll: mean negative log-likelihood of the reference answer's tokens, nats per token, teacher-forced.
-    kl: mean KL divergence KL(full cache || policy) of the next-token distributions, nats per token.
-    accuracy: share of answer tokens whose top choice is the reference token.
-    changed: share of answer tokens whose top choice differs from the full cache's.
+    Two texts follow a prompt, teacher-forced: the reference answer, which is what the reader wants, and what the full
+    cache itself writes, which is what serving does. Where the latter is not known, it is taken to be the former.
+
+    nll: mean negative log-likelihood of the reference answer's tokens, nats per token.
+    kl: what a search goes by, the mean of the two that follow.
+    reference_kl, own_kl: mean KL divergence KL(full cache || policy) of the next-token distributions along the
+        reference and along the full cache's own text, nats per token.
+    accuracy: share of the reference's tokens that are the top choice.
+    changed, own_changed: share of the tokens of either text whose top choice differs from the full cache's.
     cache_fraction: share of the prompt's keys and values that the policy keeps, mean over layers and KV heads.
     """
 
@@ -25,6 +30,9 @@ class Losses:
     accuracy: np.ndarray
     changed: np.ndarray
     cache_fraction: np.ndarray
+    reference_kl: np.ndarray
+    own_kl: np.ndarray
+    own_changed: np.ndarray
 
     def finite(self) -> bool:
         """False where the model gave NaN or infinity for any sample."""
@@ -79,26 +87,63 @@ class FullAnswers:
         return [self.log_probs, self.top]
 
 
-def token_losses(
-    logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, full: FullAnswers, cache_fraction: np.ndarray
-) -> Losses:
-    """Mean figures over the valid answer tokens of each row.
+@dataclass(frozen=True)
+class JudgedText:
+    """A text for each prompt of a batch, and what the full cache says of it.
 
-    Args:
-        logits: `[answer_token, vocab]`, any float dtype, for the valid tokens only, row by row.
-        targets: `[batch, token]` int64; valid: `[batch, token]` bool.
-        cache_fraction: `[batch]`, handed on.
+    ids, valid: int64 and bool `[batch, token]`, padded on the right. full: of the valid tokens, row by row.
     """
-    log_probs = logits.float().log_softmax(-1)  # [answer_token, vocab]
-    top = log_probs.argmax(-1)  # [answer_token]
-    flat_targets = targets[valid]  # [answer_token]
-    nll = -log_probs.gather(-1, flat_targets[:, None])[:, 0]  # [answer_token]
-    difference = torch.sub(full.log_probs, log_probs, out=log_probs)  # in place: the vocabulary may be large
-    kl = torch.linalg.vecdot(full.log_probs.exp(), difference)  # [answer_token]
 
-    row = valid.nonzero()[:, 0].cpu().numpy()  # [answer_token]
-    count = np.bincount(row)  # [batch]
-    columns = (nll, kl, top == flat_targets, top != full.top)
-    table = torch.stack([column.double() for column in columns]).cpu().numpy()  # one copy from the device
-    means = [np.bincount(row, column) / count for column in table]  # [batch] each
-    return Losses(means[0], means[1], means[2], means[3], cache_fraction)
+    ids: torch.Tensor
+    valid: torch.Tensor
+    full: FullAnswers
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them, in the order of the fields."""
+        return [self.ids, self.valid, *self.full.tensors()]
+
+    def to(self, device: torch.device | str) -> JudgedText:
+        """The same with its tensors on `device`."""
+        ids, valid, *full = (tensor.to(device) for tensor in self.tensors())
+        return JudgedText(ids, valid, FullAnswers(*full))
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Means over a text's tokens, `[batch]` each, named as in `Losses`."""
+
+    nll: np.ndarray
+    kl: np.ndarray
+    accuracy: np.ndarray
+    changed: np.ndarray
+
+    @classmethod
+    def of(cls, logits: torch.Tensor, text: JudgedText) -> TokenLosses:
+        """From logits `[batch, token, vocab]` of any float dtype that predict the tokens of `text`."""
+        log_probs = logits[text.valid].float().log_softmax(-1)  # [answer_token, vocab]
+        top = log_probs.argmax(-1)  # [answer_token]
+        targets = text.ids[text.valid]  # [answer_token]
+        nll = -log_probs.gather(-1, targets[:, None])[:, 0]  # [answer_token]
+        difference = torch.sub(text.full.log_probs, log_probs, out=log_probs)  # in place: the vocabulary may be large
+        kl = torch.linalg.vecdot(text.full.log_probs.exp(), difference)  # [answer_token]
+
+        row = text.valid.nonzero()[:, 0].cpu().numpy()  # [answer_token]
+        count = np.bincount(row)  # [batch]
+        columns = (nll, kl, top == targets, top != text.full.top)
+        table = torch.stack([column.double() for column in columns]).cpu().numpy()  # one copy from the device
+        return cls(*(np.bincount(row, column) / count for column in table))
+
+
+def losses_of(reference: TokenLosses, own: TokenLosses | None, cache_fraction: np.ndarray) -> Losses:
+    """Both texts' figures as one; without an own text the reference's count for both."""
+    own = own or reference
+    return Losses(
+        nll=reference.nll,
+        kl=(reference.kl + own.kl) / 2,
+        accuracy=reference.accuracy,
+        changed=reference.changed,
+        cache_fraction=cache_fraction,
+        reference_kl=reference.kl,
+        own_kl=own.kl,
+        own_changed=own.changed,
+    )

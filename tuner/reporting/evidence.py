@@ -9,6 +9,7 @@ from typing import Any
 from tuner.judging.intervals import CONFIDENCE, half_width, samples_for
 from tuner.judging.proof import Generated, OnReport, Outcome
 from tuner.judging.verdict import Contender
+from tuner.measuring.losses import Losses
 from tuner.search.records import TrialRecord
 from tuner.search.warm_start import what_transferred
 
@@ -41,12 +42,29 @@ class CacheSize:
 
 
 @dataclass(frozen=True)
-class DroppedTokens:
-    """What the dropped tokens did: to the next-token distributions, to the likeliest token, to written texts."""
+class AlongText:
+    """What the dropped tokens did along one text: to the next-token distributions, and to the likeliest token."""
 
     kl_nats_per_token: float
     changed_top_choice: float
+
+
+@dataclass(frozen=True)
+class DroppedTokens:
+    """What the dropped tokens did: along the reference, along the full cache's own text, to written texts."""
+
+    reference: AlongText
+    own_text: AlongText
     generated: Generated
+
+    @classmethod
+    def of(cls, losses: Losses, generated: Generated) -> DroppedTokens:
+        """Means over the samples."""
+        return cls(
+            AlongText(float(losses.reference_kl.mean()), float(losses.changed.mean())),
+            AlongText(float(losses.own_kl.mean()), float(losses.own_changed.mean())),
+            generated,
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +150,10 @@ class Evidence:
             "report_difference_low": low,
             "report_difference_high": high,
             "report_cache_fraction": self.cache.fraction,
-            "report_kl": self.dropped_tokens.kl_nats_per_token,
-            "report_changed_tokens": self.dropped_tokens.changed_top_choice,
+            "report_reference_kl": self.dropped_tokens.reference.kl_nats_per_token,
+            "report_own_text_kl": self.dropped_tokens.own_text.kl_nats_per_token,
+            "report_changed_tokens": self.dropped_tokens.reference.changed_top_choice,
+            "report_own_text_changed_tokens": self.dropped_tokens.own_text.changed_top_choice,
         }
         if self.best_baseline:
             metrics["report_baseline_cache_fraction"] = self.best_baseline.cache_fraction
@@ -167,9 +187,7 @@ def gather(
             CONFIDENCE,
         ),
         cache=CacheSize(chosen.cache_fraction, bytes_full, bytes_kept),
-        dropped_tokens=DroppedTokens(
-            float(found.losses.kl.mean()), float(found.losses.changed.mean()), found.generated
-        ),
+        dropped_tokens=DroppedTokens.of(found.losses, found.generated),
         best_baseline=CandidateFigures.of(outcome.baseline) if outcome.baseline else None,
         choice=HowChosen(
             len(choice.finalists), outcome.on_search, -choice.picked.around.lost if choice.picked else None,

@@ -1,8 +1,9 @@
 """What a trial is judged by: how much of the cache it keeps, and how much that disturbs the model.
 
-The disturbance is KL(full cache || policy) of the next-token distributions along the reference answers. The increase of
-their likelihood would do for small caches; but by luck a cut raises the likelihood of some references, and such a trial
-seems to beat every larger cache, so that a search would never look at the sizes where whole answers survive.
+The disturbance is KL(full cache || policy) of the next-token distributions, mean of that along the reference answers
+and that along what the full cache itself writes: docs/verdict.md says how this blend was chosen. The increase of the
+references' likelihood would do for small caches; but by luck a cut raises the likelihood of some references, and such
+a trial seems to beat every larger cache: a search would never look at the sizes where whole answers survive.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from tuner.search.records import TrialRecord
 
 QUALITY = "kl"
 MEMORY = "cache_fraction"
+SIGNAL = "mean KL along the references and the full cache's own texts"
+"""What studies must have in common, so that their figures can stand side by side."""
 
 Point = tuple[float, float]
 """(cache fraction, KL to the full cache in nats per token). Optuna keeps the same two the other way round: see
@@ -33,11 +36,14 @@ def summary(losses: Losses, full: Losses) -> dict[str, float]:
     return {
         QUALITY: float(losses.kl.mean()),
         MEMORY: float(losses.cache_fraction.mean()),
+        "reference_kl": float(losses.reference_kl.mean()),
+        "own_text_kl": float(losses.own_kl.mean()),
         "nll": float(losses.nll.mean()),
         "nll_increase": float((losses.nll - full.nll).mean()),
         "token_accuracy": float(losses.accuracy.mean()),
         "accuracy_drop_points": 100 * float((full.accuracy - losses.accuracy).mean()),
         "changed_tokens": float(losses.changed.mean()),
+        "own_text_changed_tokens": float(losses.own_changed.mean()),
     }
 
 

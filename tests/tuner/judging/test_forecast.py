@@ -10,12 +10,13 @@ from tests.tuner.models import samples, tiny
 from tuner.inputs.splits import Parts
 from tuner.judging.forecast import Forecast, forecast
 from tuner.measuring.bank import BANK
+from tuner.measuring.texts import Ends
 
 
 def test_what_is_held_is_counted_over_all_prompts() -> None:
     model, made = tiny("llama"), tuple(samples(30))
     parts = Parts(made[:10], made[10:15], made[15:], 0)
-    found = forecast(model, parts, BANK, trials=10, memory=10**6)
+    found = forecast(model, parts, BANK, Ends(4, frozenset()), trials=10, memory=10**6)
     tokens = sum(len(sample.prompt_ids) for sample in made)
     keys_and_values = 2 * 3 * 2 * 8 * 4  # layers, KV heads, dimensions, float32
     assert found.held == tokens * (keys_and_values + len(BANK) * 3 * 2 * 2)

@@ -78,6 +78,7 @@ def test_bytes_are_those_of_the_tensors() -> None:
     cells = batch.mask.numel()
     # Three layers of two heads: keys and values of 8 floats, 27 orders of int16; mask and ids; the answers.
     own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 8 + batch.first_logits.numel() * 4
-    answers = batch.answers.numel() * 9 + int(batch.answer_valid.sum()) * (97 * 4 + 8)
+    (text,) = batch.texts
+    answers = text.ids.numel() * 9 + int(text.valid.sum()) * (97 * 4 + 8)
     assert nbytes([batch]) == own + answers
     assert small.bytes_per_token == 3 * 2 * 2 * 8 * 4

@@ -11,7 +11,8 @@ from a2sf_core.policy import Policy
 from a2sf_core.switch import attach
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
-from tuner.measuring.writing import Ends, Writer
+from tuner.measuring.texts import Ends
+from tuner.measuring.writing import Writer
 
 MOST = 7
 POLICIES = [Policy.full(3), Policy.h2o(3, 0.5), Policy.tova(3, 0.1), Policy.h2o(3, 0.05)]

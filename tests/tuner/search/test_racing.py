@@ -9,7 +9,7 @@ from tuner.search.racing import Race
 
 
 def seen(kl: np.ndarray, rows: np.ndarray) -> Seen:
-    return Seen(rows, Losses(np.zeros(len(rows)), kl[rows], *[np.zeros(len(rows))] * 3))
+    return Seen(rows, Losses(np.zeros(len(rows)), kl[rows], *[np.zeros(len(rows))] * 6))
 
 
 def test_only_rivals_with_as_little_memory_count() -> None:

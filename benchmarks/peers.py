@@ -89,7 +89,7 @@ def check(model: Any, tokenizer: Any, kvpress: Kvpress, asked: Asked, methods: S
         np.load(kvpress.native(asked.before, text, methods, SERVED)) as native,
     ):
         for method in methods:
-            ours = prompt.logits(prompt.peer_keeps(kept[label(method, SERVED)]), text[len(asked.between) :])
+            ours = prompt.logits(prompt.peer_keeps(kept[label(method, SERVED)]), text)
             found[method] = float(np.abs(ours.cpu().numpy() - native[method]).max())
     return found
 

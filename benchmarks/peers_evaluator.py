@@ -16,7 +16,7 @@ from benchmarks.peers_prompts import Asked
 from tuner.measuring.answers import answering
 from tuner.measuring.batch import PromptBatch, keep_masks
 from tuner.measuring.engine import by_gathering
-from tuner.measuring.losses import FullAnswers, token_losses
+from tuner.measuring.losses import FullAnswers, JudgedText, TokenLosses
 from tuner.measuring.reading import Reader
 
 TEXTS = ("reference", "own")
@@ -43,16 +43,13 @@ class OnePrompt:
                 raise A2SFError("Peers are compared by kept sets, cut once: the policy's evict must be 'prefill'.")
         rules = dict.fromkeys(layer.ranked_by for policy in policies for layer in policy.layers)
         self._bank = (*rules, *(() if Position() in rules else (Position(),)))
-        self._model = model
         self._reader = Reader(model, [asked.encoded()], self._bank)
         self.batch: PromptBatch = self._reader.read([0])
-        self._texts = {"reference": asked.reference, "own": own}
-        self._between = asked.between
-        whole = [torch.ones_like(layer.keys[..., 0], dtype=torch.bool) for layer in self.batch.layers]
-        self._full = {
-            text: FullAnswers.of(self.logits(whole, ids)[len(self._between) :]) for text, ids in self._texts.items()
+        self._n_between = len(asked.between)
+        self._texts = {
+            name: self._judged([*asked.between, *text]) for name, text in (("reference", asked.reference), ("own", own))
         }
-        self.full = self.figures(whole)
+        self.full = self.figures(self._whole())
 
     def policy_keeps(self, policy: Policy) -> Keep:
         """What one of ours keeps."""
@@ -66,21 +63,31 @@ class OnePrompt:
         return [torch.from_numpy(layer)[None].to(self.batch.mask.device) for layer in mask]
 
     def logits(self, keep: Keep, text: Sequence[int]) -> Tensor:
-        """`[between + token, vocab]`: what predicts each token of the question, if it comes after the cut, and text."""
-        ids = torch.tensor([[*self._between, *text]], device=self.batch.mask.device)
-        with answering(self._model):
+        """`[token, vocab]`: what predicts each token of `text`, which begins with the question if it comes after."""
+        ids = torch.tensor([list(text)], device=self.batch.mask.device)
+        with answering(self._reader.model):
             return self._reader.follow(self.batch, keep, ids, torch.ones_like(ids, dtype=torch.bool))[0]
 
     def figures(self, keep: Keep) -> Figures:
-        """What this kept set costs along both texts; the question is read, not judged."""
+        """What this kept set costs along both texts; a question behind the cut is read, not judged."""
         found: Figures = {"kept": float(torch.stack([layer.double().mean() for layer in keep]).mean())}
-        for text, ids in self._texts.items():
-            logits = self.logits(keep, ids)[len(self._between) :]
-            targets = torch.tensor([ids], device=logits.device)
-            valid = torch.ones_like(targets, dtype=torch.bool)
-            losses = token_losses(logits, targets, valid, self._full[text], np.array([found["kept"]]))
-            found[text] = [float(getattr(losses, name)[0]) for name in FIGURES]
+        texts = self._texts.values()
+        with answering(self._reader.model):
+            read = [(text.ids, torch.ones_like(text.valid)) for text in texts]
+            along = self._reader.follow_each(self.batch, keep, read)
+        for name, text, logits in zip(self._texts, texts, along, strict=True):
+            losses = TokenLosses.of(logits, text)
+            found[name] = [float(getattr(losses, figure)[0]) for figure in FIGURES]
         return found
+
+    def _whole(self) -> Keep:
+        return [torch.ones_like(layer.keys[..., 0], dtype=torch.bool) for layer in self.batch.layers]
+
+    def _judged(self, ids: Sequence[int]) -> JudgedText:
+        """A text with what the full cache says of it, the question left out."""
+        logits = self.logits(self._whole(), ids)
+        valid = torch.arange(len(ids), device=logits.device)[None] >= self._n_between
+        return JudgedText(torch.tensor([list(ids)], device=logits.device), valid, FullAnswers.of(logits[valid[0]]))
 
 
 def column(figures: Sequence[Figures], text: str, name: str) -> np.ndarray:

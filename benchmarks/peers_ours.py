@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from a2sf_core.cache import A2SFCache, cache_nbytes
 from a2sf_core.config import A2SFConfig
 from a2sf_core.policy import Policy
-from a2sf_core.switch import attach
+from a2sf_core.switch import attach, cache_argument
 from benchmarks.heads import per_head
 from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import Asked
@@ -97,7 +97,7 @@ def cost(model: Any, prompts: Sequence[Asked], policies: dict[str, Policy]) -> d
             with attach(policy, model) if policy else nullcontext():
                 cache: Any = A2SFCache(policy) if policy else DynamicCache()
                 began = time.process_time()
-                model(ids, past_key_values=cache, logits_to_keep=1)
+                model(ids, logits_to_keep=1, **{cache_argument(model): cache})
                 if policy:
                     cache.cut()
                 figures["seconds"].append(time.process_time() - began)

@@ -1,0 +1,162 @@
+"""The comparison with peers: its evaluator says what the engine says, its prompts are cut where they claim to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.layer_policy import LayerPolicy
+from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
+from benchmarks import kvpress_env
+from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
+from benchmarks.peers_ours import cost, exported, medians
+from benchmarks.peers_picture import draw
+from benchmarks.peers_prompts import Asked, own_text, prompts, task_of
+from benchmarks.peers_report import Found, full_line, quality_table, ratio_interval, rows
+from tuner.choices import REFERENCE
+from tuner.inputs.models import load_model
+from tuner.measuring.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Any, Any]:
+    return load_model(REFERENCE, "cpu")
+
+
+@pytest.fixture(scope="module")
+def asked(reference: tuple[Any, Any]) -> Asked:
+    return prompts(*reference, task_of("knowledge"), None, "prompt", 1, 2)[1][0]
+
+
+@pytest.fixture(scope="module")
+def policy(reference: tuple[Any, Any]) -> Policy:
+    heads = reference[0].config.num_key_value_heads
+    return Policy(
+        tuple(
+            LayerPolicy(Decay(16.0), tuple(0.1 + 0.2 * (h % 2) for h in range(heads)), 0.25, 4)
+            for _ in range(reference[0].config.num_hidden_layers)
+        )
+    )
+
+
+def masks(keep: list[torch.Tensor]) -> np.ndarray:
+    return torch.stack([layer[0] for layer in keep]).numpy()
+
+
+def test_a_kept_set_costs_what_the_engine_says(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+    model, tokenizer = reference
+    prompt = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8), [policy])
+    found = prompt.figures(prompt.peer_keeps(masks(prompt.policy_keeps(policy))))
+    losses = Engine(model, [asked.encoded()], bank=[Decay(16.0)]).evaluate(policy)
+    for name in ("kl", "nll", "changed", "accuracy"):
+        assert column([found], "reference", name)[0] == pytest.approx(getattr(losses, name)[0], abs=1e-5)
+    assert found["kept"] == pytest.approx(losses.cache_fraction[0])
+
+
+def test_the_full_cache_agrees_with_itself_and_with_its_own_text(reference: tuple[Any, Any], asked: Asked) -> None:
+    model, tokenizer = reference
+    full = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8), []).full
+    assert full["kept"] == 1
+    for text in TEXTS:
+        assert column([full], text, "kl")[0] == pytest.approx(0, abs=1e-6)
+        assert column([full], text, "changed")[0] == 0
+    assert column([full], "own", "accuracy")[0] == 1
+
+
+def test_a_question_after_the_cut_is_read_and_not_judged(reference: tuple[Any, Any], asked: Asked) -> None:
+    model, _ = reference
+    ids = asked.before
+    later = Asked(ids[:-9], ids[-9:], asked.reference, asked.context)
+    whole, cut = (OnePrompt(model, each, each.reference, []).full for each in (asked, later))
+    assert column([cut], "reference", "nll")[0] == pytest.approx(column([whole], "reference", "nll")[0], abs=1e-4)
+
+
+def test_before_the_question_nothing_of_it_is_known(reference: tuple[Any, Any]) -> None:
+    model, tokenizer = reference
+    task = task_of("knowledge")
+    [whole] = prompts(model, tokenizer, task, None, "prompt", 1, 1)[1]
+    [cut] = prompts(model, tokenizer, task, None, "context", 1, 1)[1]
+    assert cut.before + cut.between == whole.before
+    assert tokenizer.decode(cut.before).rstrip().endswith("Question:")
+    assert tokenizer.decode(cut.between).rstrip().endswith("Answer:")
+    first = task.model_copy(update={"prompt": "{question}\n{context}"})
+    with pytest.raises(A2SFError, match="context first"):
+        prompts(model, tokenizer, first, None, "context", 1, 1)
+
+
+def test_what_tunes_is_not_measured(reference: tuple[Any, Any]) -> None:
+    tune, measured = prompts(*reference, task_of("knowledge"), None, "prompt", 4, 4)
+    assert not {each.context for each in tune} & {each.context for each in measured}
+
+
+def test_a_policy_that_cuts_while_it_reads_is_refused(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+    stepwise = replace(policy, evict="chunk=64")
+    with pytest.raises(A2SFError, match="prefill"):
+        OnePrompt(reference[0], asked, asked.reference, [stepwise])
+
+
+def test_kept_sets_of_another_model_are_refused(reference: tuple[Any, Any], asked: Asked) -> None:
+    prompt = OnePrompt(reference[0], asked, asked.reference, [])
+    with pytest.raises(A2SFError, match="shape"):
+        prompt.peer_keeps(np.ones((1, 1, 3), dtype=bool))
+
+
+def test_a_ratio_of_means_is_drawn_in_pairs() -> None:
+    peer = np.array([1.0, 5.0, 2.0, 9.0])
+    contexts = np.array(["a", "b", "b", "c"])
+    assert ratio_interval(peer / 2, peer, contexts) == pytest.approx([0.5, 0.5, 0.5])
+    mean, low, high = ratio_interval(np.array([1.0, 1.0, 1.0, 1.0]), peer, contexts)
+    assert low < mean < high
+    assert mean == pytest.approx(4 / 17)
+
+
+def test_tables_and_picture(tmp_path: Path) -> None:
+    def figures(kl: float, kept: float) -> dict[str, Any]:
+        return {"kept": kept, "reference": [kl, 2.0, 0.1, 0.5], "own": [kl / 2, 1.0, 0.1, 0.9]}
+
+    full = [figures(0.0, 1.0)] * 3
+    methods = {"ours": [figures(0.1 * i, 0.2) for i in (1, 2, 3)], "KVzip": [figures(0.2 * i, 0.3) for i in (1, 2, 3)]}
+    every = []
+    for share in (0.1, 0.2):
+        found = Found(share, methods, full, np.array(["a", "b", "c"]), "ours")
+        table = rows(found, "reference")
+        assert [row["method"] for row in table] == ["ours", "KVzip"]
+        assert table[1]["ratio"] == pytest.approx([0.5, 0.5, 0.5])
+        every += [row for text in TEXTS for row in rows(found, text)]
+    assert list(quality_table(found, "own", "").columns[1].cells) == ["20.00%", "30.00% (!)"]
+    assert full_line(found).startswith(FULL)
+    draw(every, "ours", "title", "subtitle", tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").stat().st_size > 10_000
+
+
+def test_the_two_sides_call_kept_sets_the_same() -> None:
+    theirs = kvpress_env.SCRIPT.read_text()
+    assert all(f'"{name}": lambda' in theirs for name in kvpress_env.PRESSES)
+    assert kvpress_env.label("KVzip", 0.2) == "KVzip at 0.2"
+    assert 'return f"{method} at {share:g}"' in theirs
+
+
+def test_an_exported_policy_is_compared_where_it_is_as_large(tmp_path: Path, reference: tuple[Any, Any]) -> None:
+    from a2sf_core.config import A2SFConfig
+    from a2sf_core.shape import fingerprint
+
+    n_layers = reference[0].config.num_hidden_layers
+    for name, budget in (("near", 0.199), ("far", 0.3)):
+        policy = Policy.h2o(n_layers, budget)
+        A2SFConfig(fingerprint(reference[0]), "knowledge", policy).save_pretrained(tmp_path / name)
+    near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), 1000)
+    assert (near.share, far.share) == (0.2, 0.3)
+    assert near.name == "ours, near"
+
+
+def test_serving_holds_less_than_the_full_cache(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+    found = medians(cost(reference[0], [asked], {"ours": policy}), FULL)
+    assert found["ours"]["bytes_ratio"] == pytest.approx(0.2, abs=0.02)
+    assert found[FULL]["bytes_ratio"] == 1

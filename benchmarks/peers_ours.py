@@ -50,7 +50,7 @@ class Arm:
 def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) -> list[Arm]:
     """Budgets per head, one half-life, a policy per share."""
     own = replace(profile, half_life=half_life)
-    return [Arm(f"ours, budgets per head, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
+    return [Arm(f"ours, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
 
 
 def profile_of(model: Any, tokenizer: Any, tune: Sequence[Asked], file: Path) -> Reconstruction:

@@ -50,16 +50,18 @@ PRESSES: dict[str, Callable[[float], Any]] = {
     "KVzip": lambda cut: kvpress.KVzipPress(cut),
 }
 """With kvpress's defaults unless the name says otherwise; AdaKV over ExpectedAttention as its leaderboard has it."""
+SHARE_BLIND = (kvpress.SnapKVPress, kvpress.ExpectedAttentionPress, kvpress.ObservedAttentionPress)
+"""Presses that take time to score and score alike whatever the share; those of StreamingLLM depend on it."""
 EAGER, REREADS = "ObservedAttention (H2O)", "KVzip"
 FULL = "full cache"
 
 
-def press_at(method: str, share: float, n: int) -> Any:
-    """The press that keeps `share` of `n` keys per head, rounded up, as our policies are.
+def cut_at(share: float, n: int) -> float:
+    """The compression ratio that keeps `share` of `n` keys per head, rounded up, as our policies are.
 
-    The hundredth of a key outweighs what is lost where kvpress takes 1 - (1 - share) and rounds down.
+    The hundredth of a key outweighs what is lost where kvpress takes 1 - ratio and rounds down.
     """
-    return PRESSES[method](1 - (math.ceil(share * n) + 0.01) / n if share < 1 else 0.0)
+    return 1 - (math.ceil(share * n) + 0.01) / n if share < 1 else 0.0
 
 
 def label(method: str, share: float) -> str:
@@ -69,10 +71,17 @@ def label(method: str, share: float) -> str:
 
 @dataclass
 class Recorder(BasePress):
-    """Asks several presses what they would keep, and cuts nothing."""
+    """Asks several presses what they would keep at several shares, and cuts nothing."""
 
     presses: dict[str, Any]
+    cuts: dict[float, float]
     keep: Keep = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for press in self.presses.values():
+            scorer = getattr(press, "press", press)
+            if isinstance(scorer, SHARE_BLIND):
+                score_once(scorer)
 
     def post_init_from_model(self, model: Any) -> None:
         """For all of them."""
@@ -83,28 +92,43 @@ class Recorder(BasePress):
         self, module: Any, hidden_states: Tensor, keys: Tensor, values: Tensor, attentions: Any, kwargs: dict
     ) -> tuple[Tensor, Tensor]:
         """Called by kvpress behind every attention layer; the whole cache is handed back."""
-        for name, press in self.presses.items():
-            module.masked_key_indices = None
-            left = press.compress(module, hidden_states, keys, values, attentions, kwargs)
-            found = unmasked(module, keys)[0] if left[0] is keys else found_again(keys[0], left[0][0])
-            self.keep.setdefault(name, []).append(found)
+        for method, press in self.presses.items():
+            for share, cut in self.cuts.items():
+                press.compression_ratio = cut
+                module.masked_key_indices = None
+                left = press.compress(module, hidden_states, keys, values, attentions, kwargs)
+                found = unmasked(module, keys)[0] if left[0] is keys else found_again(keys[0], left[0][0])
+                self.keep.setdefault(label(method, share), []).append(found)
         module.masked_key_indices = None
         return keys, values
 
 
-class KVzipAtShares(kvpress.KVzipPress):
-    """Reads the prompt again once, and masks at several ratios one after the other."""
+def score_once(press: Any) -> None:
+    """Let `press` remember the scores of the layer in hand."""
+    score, last = press.score, [(None, None)]
 
-    cuts: tuple[tuple[str, float], ...] = ()
+    def remembered(module: Any, *rest: Any) -> Tensor:
+        if last[0][0] is not module:
+            last[0] = (module, score(module, *rest))
+        return last[0][1].clone()  # AdaKV writes into them
+
+    press.score = remembered
+
+
+@dataclass
+class KVzipAtShares(kvpress.KVzipPress):
+    """Reads the prompt again once, and masks at several shares one after the other."""
+
+    cuts: dict[float, float] = field(default_factory=dict)
+    keep: Keep = field(default_factory=dict)
 
     def compress_post(self, model: Any) -> None:
         """Called by kvpress when all tokens have their scores."""
-        self.keep: Keep = {}
-        for name, cut in self.cuts:
+        for share, cut in self.cuts.items():
             self.compression_ratio = cut
             super().compress_post(model)
             modules = [layer.self_attn for layer in model.model.layers]
-            self.keep[name] = [unmasked(module, self.score_val[0, ..., None])[0] for module in modules]
+            self.keep[label(REREADS, share)] = [unmasked(each, self.score_val[0, ..., None])[0] for each in modules]
 
 
 def unmasked(module: Any, keys: Tensor) -> Tensor:
@@ -130,25 +154,21 @@ def found_again(whole: Tensor, left: Tensor) -> Tensor:
 def kept_sets(model: Any, ids: Tensor, methods: list[str], shares: list[float]) -> dict[str, np.ndarray]:
     """Per `label`: bool `[layer, kv_head, key]`."""
     n = ids.shape[1]
-    wanted = {label(method, share): press_at(method, share, n) for method in methods for share in shares}
-    eager = {name: press for name, press in wanted.items() if name.startswith(EAGER)}
-    again = {name: press for name, press in wanted.items() if name.startswith(REREADS)}
-    once = {name: press for name, press in wanted.items() if name not in eager and name not in again}
+    cuts = {share: cut_at(share, n) for share in shares}
+    eager = [method for method in methods if method == EAGER]
+    once = [method for method in methods if method not in (EAGER, REREADS)]
+    kvzip = KVzipAtShares(0.5, cuts=cuts) if REREADS in methods else None
     keep: Keep = {}
-    for presses, attention in ((once, "sdpa"), (eager, "eager")):
-        if presses:
-            recorder = Recorder(presses)
-            model.set_attn_implementation(attention)
-            with recorder(model):
-                model(input_ids=ids, past_key_values=DynamicCache(), logits_to_keep=1)
-            keep |= recorder.keep
-    model.set_attn_implementation("sdpa")
-    if again:
-        press = KVzipAtShares(0.5)
-        press.cuts = tuple((name, other.compression_ratio) for name, other in again.items())
-        with press(model):
+    for some, attention, again in ((once, "sdpa", kvzip), (eager, "eager", None)):
+        if not some and again is None:
+            continue
+        recorder = Recorder({method: PRESSES[method](0.5) for method in some}, cuts)
+        model.set_attn_implementation(attention)
+        with again(model) if again else nullcontext(), recorder(model):
             model(input_ids=ids, past_key_values=DynamicCache(), logits_to_keep=1)
-        keep |= press.keep
+        keep |= recorder.keep
+    if kvzip:
+        keep |= kvzip.keep
     return {name: torch.stack(layers).numpy() for name, layers in keep.items()}
 
 
@@ -157,7 +177,7 @@ def served(model: Any, ids: Tensor, method: str, share: float) -> tuple[Any, Ten
     """The cache after the prompt `[1, n]` under one press, as kvpress serves, and logits `[vocab]` of its end."""
     model.set_attn_implementation("eager" if method == EAGER else "sdpa")
     cache = DynamicCache()
-    with nullcontext() if method == FULL else press_at(method, share, ids.shape[1])(model):
+    with nullcontext() if method == FULL else PRESSES[method](cut_at(share, ids.shape[1]))(model):
         logits = model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[0, -1]
     return cache, logits
 

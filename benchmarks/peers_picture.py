@@ -89,5 +89,5 @@ def in_short(found: Sequence[dict[str, Any]], lead: str, text: str) -> str:
         return ""
     said = [f"ours {kl[lead]:.3f}"] + [f"KVzip {kl[REREADS]:.3f}"] * (REREADS in kl)
     once = [value for name, value in kl.items() if name != REREADS and not name.startswith("ours")]
-    said += [f"best press of one reading {min(once):.3f}"] * bool(once)
+    said += [f"best press of one reading {min(once):.3f}"] if once else []
     return f"at {SAID:.0%}: {', '.join(said)}"

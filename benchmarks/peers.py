@@ -25,7 +25,7 @@ from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
 from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, cost, exported, medians, profile_of
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import Asked, own_text, prompts, task_of
-from benchmarks.peers_report import Found, cost_table, full_line, quality_table, rows
+from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
 from tuner.choices import SMOLLM2
 from tuner.inputs.models import load_model
 from tuner.search.profile_part import Part
@@ -154,6 +154,8 @@ def main() -> None:
         for text in TEXTS:
             console.print(quality_table(at_share, text, f"{at_share.share:.0%} of the cache, {text} text"))
             every += rows(at_share, text)
+    for text in TEXTS:
+        print(in_markdown(found, text), end="\n\n")
     report("peers", {"cut": options.cut, "n": len(asked), "rows": every})
     if options.picture:
         title = "What pruning the cache costs: ours beside kvpress"

@@ -92,6 +92,22 @@ def quality_table(found: Found, text: str, title: str) -> Table:
     return table
 
 
+def in_markdown(found: Sequence[Found], text: str) -> str:
+    """One table over all shares along one text: KL, and what ours is of it, both with intervals; the best first."""
+    columns = [{row["method"]: row for row in rows(each, text)} for each in found]
+    methods = sorted(found[-1].methods, key=lambda name: np.mean([np.log(each[name]["kl"][0]) for each in columns]))
+    heads = [f"{each.share:.0%}: KL; ours / it" for each in found]
+    lines = [f"| {text} text | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name in methods:
+        cells = [_short(each[name]["kl"]) + _short(each[name].get("ratio"), "; ") for each in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _short(found: Triple | None, before: str = "") -> str:
+    return "" if found is None else before + "{:.3f} [{:.3f}, {:.3f}]".format(*found)
+
+
 def cost_table(found: Mapping[str, Mapping[str, float]], share: float, n_prompts: int) -> Table:
     """Seconds and bytes, both as ratios to the full cache in the same environment."""
     title = f"Serving at {share:.0%} of the cache: medians over {n_prompts} prompts, CPU seconds of one process"

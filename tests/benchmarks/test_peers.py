@@ -19,7 +19,7 @@ from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
 from benchmarks.peers_ours import cost, exported, medians
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import Asked, own_text, prompts, task_of
-from benchmarks.peers_report import Found, full_line, quality_table, ratio_interval, rows
+from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
 from tuner.choices import REFERENCE
 from tuner.inputs.models import load_model
 from tuner.measuring.engine import Engine
@@ -131,6 +131,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
         assert table[1]["ratio"] == pytest.approx([0.5, 0.5, 0.5])
         every += [row for text in TEXTS for row in rows(found, text)]
     assert list(quality_table(found, "own", "").columns[1].cells) == ["20.00%", "30.00% (!)"]
+    assert in_markdown([found], "own").splitlines()[-1].endswith("; 0.500 [0.500, 0.500] |")
     assert full_line(found).startswith(FULL)
     draw(every, "ours", "title", "subtitle", tmp_path / "peers.png")
     assert (tmp_path / "peers.png").stat().st_size > 10_000

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from a2sf_core.cache import A2SFCache
     from a2sf_core.config import A2SFConfig
+    from a2sf_core.context import read_context
     from a2sf_core.decoder import decode
     from a2sf_core.errors import A2SFError
     from a2sf_core.layer_policy import LayerPolicy
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from a2sf_core.switch import attach
     from a2sf_core.version import __version__
 
-__all__ = ["A2SFCache", "A2SFConfig", "A2SFError", "LayerPolicy", "Policy", "__version__", "attach", "decode"]
+__all__ = ["A2SFCache", "A2SFConfig", "A2SFError", "LayerPolicy", "Policy", "__version__", "attach", "decode",
+           "read_context"]  # fmt: skip
 
 _HOME = {
     "A2SFCache": "a2sf_core.cache",
@@ -27,6 +29,7 @@ _HOME = {
     "__version__": "a2sf_core.version",
     "attach": "a2sf_core.switch",
     "decode": "a2sf_core.decoder",
+    "read_context": "a2sf_core.context",
 }
 
 

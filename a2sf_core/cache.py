@@ -43,6 +43,21 @@ class A2SFCache(Cache):
         """Drop tokens now, down to the budgets, instead of at the first decoded token."""
         cut_layers(self)
 
+    def seal(self) -> None:
+        """Cut now, for the last time: whatever is read from here on stays, except what `decode_every` evicts.
+
+        For a context that is pruned before its questions are known; see `a2sf_core.context.read_context`.
+        """
+        for layer in self.layers:
+            layer.seal()
+
+    def fork(self) -> A2SFCache:
+        """Another cache that goes on from here, as for the next question on one context.
+
+        Both share what is held now; neither sees what the other reads.
+        """
+        return A2SFCache(layers=[layer.fork() for layer in self.layers])
+
     def nbytes(self) -> int:
         """Bytes of the keys and values held now, measured on the tensors."""
         return cache_nbytes(self)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from a2sf_core.errors import A2SFError
+from a2sf_core.cuts import CUTS, PROMPT
+from a2sf_core.errors import A2SFError, warn_once
 from a2sf_core.fields import check_keys, is_int
 from a2sf_core.files import write_whole
 from a2sf_core.foreign import MEGABYTE, parse_json, read_text, shortened
@@ -30,7 +29,8 @@ PROVEN = "adopt"
 """What the evidence says in "status" of a policy that is proven on samples that were not searched."""
 
 _REQUIRED = ("schema_version", "library_version", "model", "task", "policy")
-_OPTIONAL = ("alpha_model", "guard", "evidence")
+_OBJECTS = ("alpha_model", "guard", "evidence")
+_OPTIONAL = ("cut", *_OBJECTS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class A2SFConfig:
         alpha_model: the alpha regressor as plain numbers, or None.
         guard: thresholds of the safety valve, or None.
         evidence: quality difference with interval, cache fraction, sample counts, data hash, run ids.
+        cut: what is read before tokens are dropped: the whole "prompt", or the "context" alone, of which many questions
+            are asked then. Files from before it was written say nothing and mean "prompt".
 
     Raises:
         A2SFError: if the policy and the fingerprint disagree on the number of layers or KV heads.
@@ -56,9 +58,12 @@ class A2SFConfig:
     guard: dict[str, Any] | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     library_version: str = __version__
+    cut: str = PROMPT
 
     def __post_init__(self) -> None:
         check_fingerprint(self.model)
+        if self.cut not in CUTS:
+            raise A2SFError(f"cut must be one of {', '.join(CUTS)}, not {shortened(self.cut)}.")
         if len(self.policy.layers) != self.model["n_layers"]:
             raise A2SFError(
                 f"the policy has {len(self.policy.layers)} layers but the model fingerprint has "
@@ -73,6 +78,7 @@ class A2SFConfig:
             "library_version": self.library_version,
             "model": self.model,
             "task": self.task,
+            "cut": self.cut,
             "policy": self.policy.to_dict(),
             "alpha_model": self.alpha_model,
             "guard": self.guard,
@@ -97,10 +103,10 @@ class A2SFConfig:
             raise A2SFError(
                 f"{where}: schema_version must be {SCHEMA_VERSION}, not {shortened(written)}; export the file again."
             )
-        for name in ("library_version", "task"):
-            if not isinstance(data[name], str):
+        for name in ("library_version", "task", "cut"):
+            if not isinstance(data.get(name, PROMPT), str):
                 raise A2SFError(f"{where}: {name} must be a string, not {shortened(data[name])}.")
-        for name in _OPTIONAL:
+        for name in _OBJECTS:
             if not isinstance(data.get(name), dict | None):
                 raise A2SFError(f"{where}: {name} must be a JSON object or null, not {shortened(data[name])}.")
         try:
@@ -112,6 +118,7 @@ class A2SFConfig:
                 data.get("guard"),
                 data.get("evidence") or {},
                 data["library_version"],
+                data.get("cut", PROMPT),
             )
         except A2SFError as error:
             raise A2SFError(f"{where}: {error}") from None
@@ -148,7 +155,8 @@ class A2SFConfig:
     def attach(self, model: Any) -> AbstractContextManager[Any]:
         """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
 
-        Warns, once in a process, if the evidence says that the policy is not proven.
+        Warns, once in a process, if the evidence says that the policy is not proven, and inside the block if tokens are
+        dropped at another place than the one that the policy was tuned for.
 
         Raises:
             A2SFError: if the model has another shape, saying what differs.
@@ -164,12 +172,10 @@ class A2SFConfig:
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
         if (status := self.evidence.get("status", PROVEN)) != PROVEN:
-            _warn_once(
-                f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip()
-            )
+            warn_once(f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip())
         from a2sf_core.switch import attach  # here, so that a config can be read without torch
 
-        return attach(self.policy, model)
+        return attach(self.policy, model, self.cut)
 
 
 def _is_folder(path: Path) -> bool:
@@ -177,8 +183,3 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # a loop of links, of which reading will tell
         return False
-
-
-@cache
-def _warn_once(said: str) -> None:
-    warnings.warn(said, stacklevel=3)

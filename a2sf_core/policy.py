@@ -70,6 +70,11 @@ class Policy:
         """Prompt tokens between two evictions: C, 1 for "step", None for "prefill"."""
         return _chunk_of(self.evict)
 
+    @property
+    def keeps_all(self) -> bool:
+        """True if no layer drops anything."""
+        return all(layer.budget is None for layer in self.layers)
+
     def cache_fraction(self, n_tokens: int) -> float:
         """Share of the full cache kept after a prompt of `n_tokens`: the mean over layers and KV heads."""
         kept = [layer.head_budget_tokens(n_tokens) for layer in self.layers]

@@ -28,7 +28,7 @@ _SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @contextmanager
-def attach(policy: Policy, model: Any) -> Iterator[Any]:
+def attach(policy: Policy, model: Any, tuned_for: str | None = None) -> Iterator[Any]:
     """Let `model` prune its cache by `policy` inside the `with` block; afterwards it is as it was.
 
     Inside, `model(...)` and `model.generate(...)` work as ever. An empty cache made by generate is filled
@@ -41,6 +41,7 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
     Args:
         policy: one layer policy per decoder layer of the model.
         model: a decoder-only transformers model.
+        tuned_for: one of `a2sf_core.cuts.CUTS`: a cut at another place is warned of, once; None for any.
 
     Yields:
         the model.
@@ -62,7 +63,7 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
                 )
             policy.check_heads(n_kv_heads(text))
             try_once(model, lambda: _attached(Policy.full(n_layers), model))
-            stack.enter_context(_attached(policy, model))
+            stack.enter_context(_attached(policy, model, None if policy.keeps_all else tuned_for))
         try:
             yield model
         finally:
@@ -71,7 +72,7 @@ def attach(policy: Policy, model: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _attached(policy: Policy, model: Any) -> Iterator[None]:
+def _attached(policy: Policy, model: Any, tuned_for: str | None = None) -> Iterator[None]:
     def give_cache(
         called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -79,6 +80,7 @@ def _attached(policy: Policy, model: Any) -> Iterator[None]:
             let_go_of_copy(called)
             return args, kwargs
         given = _with_pruning_cache(policy, name, kwargs)
+        given[name].layers[0].tuned_for = tuned_for  # one that speaks is enough
         forget_waiting_layer(isinstance(given[name].layers[0], SlotLayer))
         return args, given
 

@@ -49,7 +49,8 @@ class SampleSpec(BaseModel):
     """How the samples of a task are made: the ``samples`` part of its YAML file.
 
     ``kinds`` are the kinds of question to ask (none named: all); ``hard_share`` is the share of samples that
-    ask for a value that changed; ``tokens`` bounds the length of a context, drawn evenly on a log scale.
+    ask for a value that changed; ``tokens`` bounds the length of a context, drawn evenly on a log scale. Each
+    context is asked ``questions`` different questions, one sample each, and stays in one part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +60,7 @@ class SampleSpec(BaseModel):
     tokens: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(le=100_000)]]
     kinds: tuple[str, ...] = ()
     hard_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    questions: Annotated[int, Field(ge=1, le=100)] = 1
     search: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
     select: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
     report: Annotated[int, Field(ge=2, le=MOST_SAMPLES)]
@@ -94,6 +96,16 @@ class SampleSpec(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _whole_contexts(self) -> SampleSpec:
+        for name in ("search", "select", "report"):
+            if getattr(self, name) % self.questions:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, which is no multiple of the {self.questions} questions on each "
+                    "context"
+                )
+        return self
+
     @property
     def total(self) -> int:
         """Samples of all three parts."""
@@ -108,11 +120,16 @@ def kinds_of(scene: str) -> tuple[str, ...]:
 
 
 def bundled_samples(spec: SampleSpec, count: int, first: int = 0) -> list[Sample]:
-    """Samples ``first`` to ``first + count - 1``. Each has its own random numbers: 17 is 17 in any range."""
-    return [_sample(spec, index) for index in range(first, first + count)]
+    """Samples ``first`` to ``first + count - 1``. Each context has its own random numbers: 17 is 17 in any range."""
+    wanted = range(first, first + count)
+    contexts = sorted({index // spec.questions for index in wanted})
+    made = {context * spec.questions + place: sample
+            for context in contexts for place, sample in enumerate(_samples(spec, context))}  # fmt: skip
+    return [made[index] for index in wanted]
 
 
-def _sample(spec: SampleSpec, index: int) -> Sample:
+def _samples(spec: SampleSpec, index: int) -> list[Sample]:
+    """All samples on context ``index``."""
     rng = random.Random(f"{spec.seed}:{spec.scene}:{index}")
     shortest, longest = spec.tokens
     n_tokens = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
@@ -120,11 +137,27 @@ def _sample(spec: SampleSpec, index: int) -> Sample:
     for _ in range(DRAWS):
         scene = SCENES[spec.scene](rng, n_tokens)
         asked = [question for question in scene.questions if not spec.kinds or question.kind in spec.kinds]
-        if asked:
-            question = rng.choice(_preferred(asked, hard))
+        if len(asked) >= spec.questions:
+            chosen = _drawn(rng, asked, hard, spec.questions)
             name = f"{spec.scene}-{index:05d}"
-            return Sample(name, scene.context, question.text, question.answer, facts=question.facts)
-    raise RuntimeError(f"no {spec.scene} scene of {n_tokens} tokens in {DRAWS} asks {', '.join(spec.kinds)}")
+            names = [name] if spec.questions == 1 else [f"{name}-{place}" for place in range(spec.questions)]
+            return [
+                Sample(own, scene.context, question.text, question.answer, facts=question.facts)
+                for own, question in zip(names, chosen, strict=True)
+            ]
+    raise RuntimeError(
+        f"no {spec.scene} scene of {n_tokens} tokens in {DRAWS} has {spec.questions} questions of the kinds "
+        f"{', '.join(spec.kinds or kinds_of(spec.scene))}"
+    )
+
+
+def _drawn(rng: random.Random, asked: list[Question], hard: bool | None, count: int) -> list[Question]:
+    """``count`` different questions, those of the wanted difficulty first."""
+    best = _preferred(asked, hard)
+    if count == 1:
+        return [rng.choice(best)]
+    rest = [question for question in asked if question not in best]
+    return [*rng.sample(best, min(count, len(best))), *rng.sample(rest, max(0, count - len(best)))]
 
 
 def _preferred(questions: list[Question], hard: bool | None) -> list[Question]:

@@ -56,6 +56,11 @@ Mlflow = Annotated[
     str | None,
     typer.Option(help="Tracking server or database; default: MLFLOW_TRACKING_URI, or a database in the run folder."),
 ]
+Cut = Annotated[
+    str | None,
+    typer.Option(help="What is read before tokens are dropped: the whole prompt, or the context alone; default: the "
+                      "task's own, which is prompt unless it says otherwise."),
+]  # fmt: skip
 
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
 
@@ -89,6 +94,7 @@ def tune(
     patience: Patience = None,
     precision: Precision = None,
     mlflow: Mlflow = None,
+    cut: Cut = None,
     check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
@@ -103,6 +109,7 @@ def tune(
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
+        cut=cut,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -152,6 +159,7 @@ def validate(
     limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    cut: Cut = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
     _quiet()
@@ -160,7 +168,7 @@ def validate(
     from tuner.settings import Settings
 
     settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
-                        max_degradation=max_degradation)  # fmt: skip
+                        max_degradation=max_degradation, cut=cut)  # fmt: skip
     inputs = check(settings)
     from tuner.inputs.models import load_model, max_tokens
     from tuner.inputs.splits import encode_and_split, power_of

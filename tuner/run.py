@@ -163,6 +163,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
         grader, watch,
     )  # fmt: skip
     watch.say(str(job.power))
+    if warm.remark:
+        watch.say(warm.remark)
     return job
 
 
@@ -236,7 +238,7 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
         "data_source": name_of(settings.data or "bundled"),
     }
     evidence = gather(outcome, found.records, counts, identity, job.tracker.parent_run_id)
-    config = write_config(job.folder, job.model, job.task.name, outcome.exported, alpha.model, evidence)
+    config = write_config(job.folder, job.model, job.task, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]
     names = {"task": job.task.name, "model": settings.model}
     job.tracker.finish(outcome.verdict.sentence, evidence.metrics(), names, files, alpha.pipeline, alpha_example())

@@ -33,6 +33,7 @@ class Settings:
     patience: int | None = None
     precision: float | None = None
     mlflow: str | None = None
+    cut: str | None = None
 
     def folder(self, task: str) -> Path:
         """Where the run lies: `out`, or a name made of those of the task and the model."""

@@ -5,6 +5,7 @@ docs/gpu-decode.md says how fast they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,24 +43,24 @@ def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float
     )
 
 
-def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
-    """See `slots.fold`."""
-    ring, scores = slots.ring, slots.scores
+def fold(slots: Slots, alphas: Sequence[float], scale: float, sliding_window: int | None) -> None:
+    """See `slots.fold`; each half-life reads the keys once."""
+    ring = slots.ring
     assert ring is not None
-    assert scores is not None
-    weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
-    _launch_fold(
-        ring.queries,
-        ring.lse,
-        ring.positions,
-        weights,
-        rest,
-        slots.keys,
-        slots.positions,
-        scores,
-        scale,
-        sliding_window or 0,
-    )
+    for alpha, scores in zip(alphas, slots.scores, strict=True):
+        weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
+        _launch_fold(
+            ring.queries,
+            ring.lse,
+            ring.positions,
+            weights,
+            rest,
+            slots.keys,
+            slots.positions,
+            scores,
+            scale,
+            sliding_window or 0,
+        )
     ring.positions.fill_(-1)
 
 

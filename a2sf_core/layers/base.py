@@ -75,6 +75,8 @@ class PruningLayer(CacheLayerMixin):
 
     is_sliding = False
     is_compileable = False
+    tuned_for: str | None = None
+    """The cut that the policy was tuned for, one of `a2sf_core.cuts.CUTS`; None where nobody knows."""
 
     @abstractmethod
     def begin_forward(self, n: int) -> None:
@@ -83,6 +85,19 @@ class PruningLayer(CacheLayerMixin):
     @abstractmethod
     def cut(self) -> None:
         """Evict down to the budget if prompt tokens have come since the last cut."""
+
+    @abstractmethod
+    def seal(self) -> None:
+        """Cut now, for the last time: what is read from here on stays, except what `decode_every` evicts."""
+
+    @property
+    @abstractmethod
+    def is_sealed(self) -> bool:
+        """Whether `seal` was called."""
+
+    @abstractmethod
+    def fork(self) -> PruningLayer:
+        """Another layer that goes on from here. Tensors are shared: reading more replaces them and changes none."""
 
     @abstractmethod
     def kept_counts(self) -> Tensor:

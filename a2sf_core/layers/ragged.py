@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -33,7 +34,10 @@ class RaggedLayer(PruningLayer):
         """An empty layer for a policy whose budget has one entry per KV head."""
         super().__init__()
         self._members = policy.heads_by_budget()
-        self.parts = [A2SFLayer(replace(policy, budget=budget), chunk, decode_every) for budget, _ in self._members]
+        self.parts = [
+            A2SFLayer(replace(policy, budget=budget, rule=policy.rule.of_heads(heads)), chunk, decode_every)
+            for budget, heads in self._members
+        ]
         self._heads: list[Heads] = []  # known once the device is
 
     def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:
@@ -85,6 +89,7 @@ class RaggedLayer(PruningLayer):
 
     def begin_forward(self, n: int) -> None:
         """Prepare for `n` new tokens: the first decoded token after a prompt cuts."""
+        self.parts[0].tuned_for = self.tuned_for
         for part in self.parts:
             part.begin_forward(n)
 
@@ -92,6 +97,22 @@ class RaggedLayer(PruningLayer):
         """Evict each head down to its budget if prompt tokens have come since the last cut."""
         for part in self.parts:
             part.cut()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether `seal` was called."""
+        return self.parts[0].is_sealed
+
+    def seal(self) -> None:
+        """Cut every head now, for the last time: what is read from here on stays, except what `decode_every` evicts."""
+        for part in self.parts:
+            part.seal()
+
+    def fork(self) -> RaggedLayer:
+        """Another layer that goes on from here. Tensors are shared: reading more replaces them and changes none."""
+        twin = copy(self)
+        twin.parts = [part.fork() for part in self.parts]
+        return twin
 
     def kept_counts(self) -> Tensor:
         """Tokens that a filled layer holds now, padding not counted: int64 `[batch, kv_head]`."""

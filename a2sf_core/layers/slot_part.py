@@ -61,10 +61,10 @@ class SlotPart:
 
         Asks the host for two counts, once. `group` is the number of query heads per KV head.
         """
-        if len(layer.half_lives) + bool(layer.recent_queries.most) > 1:
+        if layer.half_lives and layer.recent_queries.most:
             raise A2SFError(
-                f"decode keeps up one sum of attention or one window per layer, and {layer.policy.rule}, or what "
-                "observes this cache, needs more; use model.generate, or an A2SFCache(policy) of another rule."
+                f"decode keeps up sums of attention or a window, and {layer.policy.rule}, or what observes this cache, "
+                "needs both; use model.generate, or an A2SFCache(policy) of another rule."
             )
         self._layer, self._clock = layer, clock
         self._n_valid = layer.n_valid  # [batch], when decoding begins
@@ -87,7 +87,7 @@ class SlotPart:
             values=_moved(layer.values, order, kept, capacity, 0),
             positions=positions,
             free=empty_slots(positions, n_free).contiguous(),
-            scores=_moved(layer.scores[0], order, kept, capacity, 0) if self.folds else None,
+            scores=tuple(_moved(each, order, kept, capacity, 0) for each in layer.scores),
             ring=self._ring(group, min(RING, n_free)),
             filled=capacity if self.evicts else kept,
             now=clock.now,
@@ -117,10 +117,9 @@ class SlotPart:
         """int64 `[batch]`: padding tokens before the first token of each row."""
         return self._left_padding
 
-    def accumulated(self, half_life: float) -> Tensor:  # noqa: ARG002  # there is only one
+    def accumulated(self, half_life: float) -> Tensor:
         """float32 `[batch, kv_head, slot]`, up to date after `fold`."""
-        assert self.slots.scores is not None, "nothing was accumulated while the prompt was read"
-        return self.slots.scores
+        return self.slots.scores[self._layer.half_lives.index(half_life)]
 
     def attention_of_last(self, n_queries: int) -> Tensor:
         """float32 `[batch, kv_head, slot]`: the plain sum over the last queries, which the ring holds."""
@@ -155,7 +154,8 @@ class SlotPart:
     def fold(self) -> None:
         """Bring the scores up to date, if any are kept up."""
         if self.folds:
-            self._operations.fold(self.slots, alpha_of(self._layer.half_lives[0]), self._scale, self._sliding_window)
+            alphas = [alpha_of(half_life) for half_life in self._layer.half_lives]
+            self._operations.fold(self.slots, alphas, self._scale, self._sliding_window)
 
     def evict(self) -> None:
         """Drop down to the budgets, which are reckoned on the device, and look for the holes. Folds first."""
@@ -172,8 +172,8 @@ class SlotPart:
             None if recent is None else recent[:, None, None],
         )
         slots.positions.masked_fill_(~keep, -1)
-        if slots.scores is not None:
-            slots.scores.masked_fill_(~keep, 0)
+        for scores in slots.scores:
+            scores.masked_fill_(~keep, 0)
         slots.free.copy_(empty_slots(slots.positions, slots.free.shape[-1]))
 
     # ---- afterwards -------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ class SlotPart:
         layer.keys = _moved(slots.keys, order, kept, kept, 0)
         layer.values = _moved(slots.values, order, kept, kept, 0)
         layer.positions = _moved(slots.positions.long(), order, kept, kept, -1)
-        if slots.scores is not None:
-            layer.scores = _moved(slots.scores, order, kept, kept, 0).unsqueeze(0)
+        if slots.scores:
+            layer.scores = torch.stack([_moved(each, order, kept, kept, 0) for each in slots.scores])
         layer.n_valid = layer.n_valid + decoded
         layer.seen += decoded
         layer.is_dense = layer.heads_agree = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -63,6 +63,19 @@ class SlotLayer(PruningLayer):
     def cut(self) -> None:
         """Nothing: that was done at the start."""
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the layer that this stands for is."""
+        return self.layer.is_sealed
+
+    def seal(self) -> None:
+        """Raises A2SFError."""
+        self._refuse()
+
+    def fork(self) -> SlotLayer:
+        """Raises A2SFError."""
+        self._refuse()
+
     def kept_counts(self) -> Tensor:
         """Tokens held now, padding not counted: int64 `[batch, kv_head]`."""
         held = torch.cat([(part.slots.positions >= 0).sum(-1) for part in self.parts], dim=1)  # by group
@@ -79,5 +92,5 @@ class SlotLayer(PruningLayer):
         """Raises A2SFError."""
         self._refuse()
 
-    def _refuse(self) -> None:
-        raise A2SFError("the rows of a cache cannot change while a Decoder runs on it; close the Decoder first.")
+    def _refuse(self) -> NoReturn:
+        raise A2SFError("a cache cannot be changed or forked while a Decoder runs on it; close the Decoder first.")

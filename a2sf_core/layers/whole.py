@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from a2sf_core.cuts import note_cut
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import is_int
 from a2sf_core.layer_policy import LayerPolicy
@@ -36,8 +38,11 @@ class A2SFLayer(PruningLayer):
         heads_agree: all heads hold the same positions.
         has_empty: some slot is padding or unused.
         is_padded: some token was padding; without any, what rows hold is known without asking the device.
+        is_sealed: the last cut was made; where decoding evicts nothing either, no scores are kept up any more.
     """
 
+    half_lives: tuple[float, ...]
+    recent_queries: RecentQueries
     keys: Any  # transformers has them None until the first token, and Tensor ever after
     values: Any
 
@@ -62,8 +67,8 @@ class A2SFLayer(PruningLayer):
         self.chunk = chunk
         self.decode_every = decode_every
         rules = (*observes, policy.ranked_by)
-        self.half_lives = tuple(dict.fromkeys(half_life for rule in rules for half_life in rule.accumulates))
-        self.recent_queries = RecentQueries(max((rule.holds for rule in rules), default=0))
+        self._half_lives = tuple(dict.fromkeys(half_life for rule in rules for half_life in rule.accumulates))
+        self._holds = max((rule.holds for rule in rules), default=0)
         self.reset()
 
     # ---- what transformers calls ------------------------------------------------------------------------
@@ -73,8 +78,9 @@ class A2SFLayer(PruningLayer):
         self.keys = self.values = None
         self.is_initialized = False
         self.positions = self.scores = self.n_valid = self.left_padding = torch.empty(0)
-        self.recent_queries.reset()
+        self.half_lives, self.recent_queries = self._half_lives, RecentQueries(self._holds)
         self.seen = 0
+        self._is_sealed = False
         self.is_dense = self.heads_agree = True
         self.has_empty = self.is_padded = False
         self._is_uncut = False  # prompt tokens have come since the last cut
@@ -123,7 +129,7 @@ class A2SFLayer(PruningLayer):
             valid: bool `[batch, n]`, None if no token is padding. Rows count their own valid tokens, so that
                 a padded row evicts when it would have evicted alone.
         """
-        every = self.decode_every if self._is_decoding else self.chunk
+        every = self.decode_every if self._is_decoding else None if self._is_sealed else self.chunk
         if self.policy.budget is None or every is None:
             return [(0, n, None)]
         if self._is_decoding:
@@ -161,11 +167,11 @@ class A2SFLayer(PruningLayer):
         self.scores = decay(self.scores, self.half_lives, n).add_(new)
 
     def end_forward(self) -> None:
-        """Count what has passed: one decoded token, or more prompt."""
+        """Count what has passed: one decoded token, or more prompt, after which a cut is due unless sealed."""
         if self._is_decoding:
             self._decoded += 1
         else:
-            self._is_uncut = True
+            self._is_uncut = not self._is_sealed
 
     # ---- what a score rule asks: `a2sf_core.rules.base.Held` ------------------------------------------------
 
@@ -183,9 +189,28 @@ class A2SFLayer(PruningLayer):
         """Evict down to the budget if prompt tokens have come since the last cut."""
         if not self._is_uncut:
             return
+        note_cut(self.tuned_for, self._is_sealed)
         self._is_uncut, self._decoded = False, 0
         if self.policy.budget is not None:
             self.evict(None)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether `seal` was called."""
+        return self._is_sealed
+
+    def seal(self) -> None:
+        """Cut now, for the last time: what is read from here on stays, except what `decode_every` evicts."""
+        self._is_sealed = True
+        self.cut()
+        if self.decode_every is None or self.policy.budget is None:  # nothing will be ranked again
+            self.half_lives, self.recent_queries, self.scores = (), RecentQueries(0), self.scores[:0]
+
+    def fork(self) -> A2SFLayer:
+        """Another layer that goes on from here. Tensors are shared: reading more replaces them and changes none."""
+        twin = copy(self)
+        twin.recent_queries = copy(self.recent_queries)
+        return twin
 
     def evict(self, due: Tensor | None) -> None:
         """Keep the budget of each row in `due` (bool `[batch]`, None for all); other rows keep all."""

@@ -14,6 +14,7 @@ host synchronisation and of copies from the host, so that CUDA graphs can hold i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ class Slots:
         keys, values: `[batch, kv_head, slot, dim]`.
         positions: int32 `[batch, kv_head, slot]`, logical position, -1 for an empty slot.
         free: int64 `[batch, kv_head, n]`, the slots for the next tokens, in turn.
-        scores: float32 `[batch, kv_head, slot]`, zero in empty slots; None if none are kept up.
+        scores: float32 `[batch, kv_head, slot]`, zero in empty slots, one for each half-life that is kept up.
         ring: the last queries, None if nothing is scored.
         filled: slots from this one on are taken in their order, so that whatever lies beyond the newest is empty.
         now: int64 `[1]`, position of the next token; shared by all layers, as is
@@ -54,7 +55,7 @@ class Slots:
     values: Tensor
     positions: Tensor
     free: Tensor
-    scores: Tensor | None
+    scores: tuple[Tensor, ...]
     ring: Ring | None
     filled: int
     now: Tensor
@@ -94,17 +95,20 @@ def attend(slots: Slots, query: Tensor, key: Tensor, value: Tensor, scale: float
     return output.view(batch, -1, 1, value.shape[-1]).to(query.dtype)
 
 
-def fold(slots: Slots, alpha: float, scale: float, sliding_window: int | None) -> None:
-    """Score the ring's queries by the recurrence A(n + m) = alpha^m * A(n) + (the m new queries), and empty it."""
-    ring, scores = slots.ring, slots.scores
+def fold(slots: Slots, alphas: Sequence[float], scale: float, sliding_window: int | None) -> None:
+    """Score the ring's queries by the recurrence A(n + m) = alpha^m * A(n) + (the m new queries), and empty it.
+
+    `alphas` are one for each of the slots' scores.
+    """
+    ring = slots.ring
     assert ring is not None
-    assert scores is not None
     logits = _ring_logits(slots, ring, scale)  # [batch, kv_head, group, ring, slot]
     lse = ring.lse.view(logits.shape[:-1]).unsqueeze(-1)  # [batch, kv_head, group, ring, 1]
     probs = (logits - lse).exp_().masked_fill_(_hidden_from_ring(slots, ring, sliding_window), 0).sum(2)
-    weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
-    new = (probs * weights[:, None, :, None]).sum(2)  # [batch, kv_head, slot]
-    scores.mul_(rest[:, None, None]).add_(new)
+    for alpha, scores in zip(alphas, slots.scores, strict=True):
+        weights, rest = fold_weights(ring, slots.now, alpha)  # [batch, ring], [batch]
+        new = (probs * weights[:, None, :, None]).sum(2)  # [batch, kv_head, slot]
+        scores.mul_(rest[:, None, None]).add_(new)
     ring.positions.fill_(-1)
 
 

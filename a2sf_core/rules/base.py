@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -56,7 +56,7 @@ class ScoreRule(ABC):
     def accumulates(self) -> tuple[float, ...]:
         """Half-lives in tokens for which attention must be summed up while the prompt is read.
 
-        Decoding in static buffers keeps up one of them, or the queries of `holds`, and refuses rules that need more.
+        Decoding in static buffers keeps them up, or the queries of `holds`, and refuses rules that need both.
         """
         return ()
 
@@ -68,6 +68,10 @@ class ScoreRule(ABC):
         """
         return 0
 
+    def of_heads(self, heads: Sequence[int]) -> ScoreRule:  # noqa: ARG002
+        """The rule for some of the layer's KV heads alone, in this order; most rules treat all alike."""
+        return self
+
     @abstractmethod
     def rank(self, held: Held) -> Tensor:
         """The worth of every token held: float32 `[batch, kv_head, slot]`, none negative, higher is kept longer.
@@ -78,7 +82,7 @@ class ScoreRule(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinity is the string "inf"."""
-        return {"name": self.name} | {name: _plain(getattr(self, name)) for name in self._field_names()}
+        return {"name": self.name} | {name: plain(getattr(self, name)) for name in self._field_names()}
 
     @classmethod
     def read(cls, given: Mapping[str, Any], where: str) -> Self:
@@ -94,7 +98,10 @@ class ScoreRule(ABC):
         return tuple(field.name for field in fields(cls))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A field as JSON has it: rules as objects, tuples as lists, infinity as the string "inf"."""
     if isinstance(value, ScoreRule):
         return value.to_dict()
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
     return "inf" if value == inf else value

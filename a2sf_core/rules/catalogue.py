@@ -9,6 +9,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.fields import did_you_mean
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.learned import Learned
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
 from a2sf_core.rules.position import Position, Random
 
@@ -21,6 +22,7 @@ RULES: dict[str, type[ScoreRule]] = {
         Random,
         KeyNorm,
         ValueWeighted,
+        Learned,
     )
 }
 """One row per rule."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,6 +57,10 @@ class ValueWeighted(ScoreRule):
     def holds(self) -> int:
         """What the inner rule needs."""
         return self.inner.holds
+
+    def of_heads(self, heads: Sequence[int]) -> ValueWeighted:
+        """The inner rule of these heads, weighted."""
+        return ValueWeighted(self.inner.of_heads(heads))
 
     def rank(self, held: Held) -> Tensor:
         """The inner worth, weighted."""

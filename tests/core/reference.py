@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from a2sf_core import LayerPolicy, Policy
 from a2sf_core.half_life import alpha_of
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.learned import FLOOR, Learned
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
 from a2sf_core.rules.position import Position, Random
 
@@ -73,12 +74,24 @@ def choose(score: dict[int, float], budget: int, sink: int, recent: int) -> list
 
 
 def worths(
-    rule: ScoreRule, total: dict[int, float], rows: list[dict[int, float]], key: Tensor, value: Tensor, padding: int
+    rule: ScoreRule,
+    alive: list[int],
+    totals: dict[float, dict[int, float]],
+    rows: list[dict[int, float]],
+    key: Tensor,
+    value: Tensor,
+    padding: int,
 ) -> dict[int, float]:
-    """What every bundled rule ranks by, for the tokens of `total`: their forgotten attention. Rows are all queries'."""
-    alive = sorted(total)
+    """What every bundled rule ranks the tokens `alive` of one KV head by.
+
+    `totals` is their forgotten attention by half-life, and `rows` that of all queries.
+    """
     if isinstance(rule, Decay):
-        return total
+        return totals[rule.half_life]
+    if isinstance(rule, Learned):
+        pairs = list(zip(rule.half_lives, rule.powers[0], strict=True))
+        sizes = {s: (float(value[s].norm()) + FLOOR) ** rule.value_powers[0] for s in alive}
+        return {s: sizes[s] * prod((totals[h][s] + FLOOR) ** power for h, power in pairs) for s in alive}
     if isinstance(rule, Window):
         votes = [sum(row.get(s, 0.0) for row in rows[-rule.queries :]) for s in alive]
         reach = rule.pooling // 2
@@ -87,7 +100,7 @@ def worths(
     if isinstance(rule, KeyNorm):
         return {s: -round(float(key[s].norm()), 5) for s in alive}
     if isinstance(rule, ValueWeighted):
-        inner = worths(rule.inner, total, rows, key, value, padding)
+        inner = worths(rule.inner, alive, totals, rows, key, value, padding)
         return {s: inner[s] * float(value[s].abs().sum()) for s in alive}
     if isinstance(rule, Random):
         return {s: _drawn(s - padding, rule.seed) for s in alive}
@@ -112,12 +125,10 @@ def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
         group = heads // k.shape[0]
         output = torch.zeros(heads, n, v.shape[-1], dtype=torch.float64)
         padding = int(valid.long().argmax())  # before the first token
-        decay = getattr(layer.rule, "inner", layer.rule)
-        alpha = decay.alpha if isinstance(decay, Decay) else 0.0
         for kv in range(k.shape[0]):
             mine = slice(kv * group, (kv + 1) * group)
             alive: list[int] = []
-            total: dict[int, float] = {}
+            totals: dict[float, dict[int, float]] = {h: {} for h in layer.rule.accumulates}
             rows: list[dict[int, float]] = []
             count = decoded = 0
             for t in range(n):
@@ -126,20 +137,20 @@ def token_by_token(policy: Policy, n_prompt: int) -> Procedure:
                 count += 1
                 decoded += t >= n_prompt
                 alive.append(t)
-                total[t] = 0.0
                 visible = [s for s in alive if window is None or s > t - window]
                 probs = ((q[mine, t] @ k[kv, visible].T) * scale).softmax(-1)  # [group, visible]
                 output[mine, t] = probs @ v[kv, visible]
                 row = dict(zip(visible, probs.sum(0).tolist(), strict=True))
                 rows.append(row)
-                total = {s: alpha * total[s] + row.get(s, 0.0) for s in alive}
+                for h, total in totals.items():
+                    totals[h] = {s: alpha_of(h) * total.get(s, 0.0) + row.get(s, 0.0) for s in alive}
                 if layer.budget is None or not _is_due(policy, t, n_prompt, count, decoded):
                     continue
                 budgets = layer.head_budget_tokens(count)
                 budget = budgets[kv] if len(budgets) > 1 else budgets[0]
-                worth = worths(layer.rule, total, rows, k[kv], v[kv], padding)
+                worth = worths(layer.rule.of_heads([kv]), alive, totals, rows, k[kv], v[kv], padding)
                 alive = choose(worth, budget, layer.sink, layer.recent_tokens(budget))
-                total = {s: total[s] for s in alive}
+                totals = {h: {s: total[s] for s in alive} for h, total in totals.items()}
         return output
 
     return run

@@ -163,3 +163,18 @@ def test_a_policy_that_is_not_proven_says_so_once(llama: Any) -> None:
         unsure.attach(llama)
         replace(unsure, evidence={"status": "adopt"}).attach(llama)
         replace(unsure, evidence={}).attach(llama)
+
+
+def test_the_cut_is_part_of_the_file_and_older_files_mean_the_prompt(llama: Any, tmp_path: Path) -> None:
+    early = A2SFConfig(fingerprint(llama), "t", Policy.h2o(3, 0.2), cut="context")
+    early.save_pretrained(tmp_path)
+    assert A2SFConfig.from_pretrained(tmp_path) == early
+    data = early.to_dict()
+    del data["cut"]
+    assert A2SFConfig.from_dict(data).cut == "prompt"
+    for cut, said in (
+        ("answer", "cut must be one of prompt, context, not 'answer'"),
+        (3, "cut must be a string, not 3"),
+    ):
+        with pytest.raises(A2SFError, match=said):
+            A2SFConfig.from_dict({**data, "cut": cut})

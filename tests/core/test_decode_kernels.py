@@ -48,7 +48,7 @@ def filled(group: int, capacity: int, dim: int, ring: int, seed: int = 0) -> Slo
         values=torch.randn(*shape, dim, generator=draw),
         positions=positions,
         free=free,
-        scores=torch.rand(*shape, generator=draw).masked_fill_(positions < 0, 0),
+        scores=tuple(torch.rand(*shape, generator=draw).masked_fill_(positions < 0, 0) for _ in range(2)),
         ring=Ring(
             torch.zeros(2, 2 * group, ring, dim),
             torch.zeros(2, 2 * group, ring),
@@ -63,16 +63,16 @@ def filled(group: int, capacity: int, dim: int, ring: int, seed: int = 0) -> Slo
 def twin(slots: Slots) -> Slots:
     """A copy that shares nothing."""
     assert slots.ring is not None
-    assert slots.scores is not None
     ring = Ring(slots.ring.queries.clone(), slots.ring.lse.clone(), slots.ring.positions.clone())
-    copies = {name: getattr(slots, name).clone() for name in ("keys", "values", "positions", "scores", "now", "turn")}
-    return replace(slots, ring=ring, **copies)
+    copies = {name: getattr(slots, name).clone() for name in ("keys", "values", "positions", "now", "turn")}
+    return replace(slots, ring=ring, scores=tuple(each.clone() for each in slots.scores), **copies)
 
 
 def same(a: Slots, b: Slots) -> None:
     assert a.ring is not None
     assert b.ring is not None
-    for name in ("keys", "values", "positions", "scores"):
+    torch.testing.assert_close(a.scores, b.scores, atol=1e-5, rtol=1e-5)
+    for name in ("keys", "values", "positions"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), atol=1e-5, rtol=1e-5)
     for name in ("queries", "lse", "positions"):
         torch.testing.assert_close(getattr(a.ring, name), getattr(b.ring, name), atol=1e-5, rtol=1e-5)
@@ -100,8 +100,8 @@ def test_two_tokens_and_a_fold(
         for slots in (mine, theirs):
             slots.now += 1
             slots.turn.fill_(turn + 1)
-    kernels.fold(mine, alpha, dim**-0.5, sliding_window)
-    plain.fold(theirs, alpha, dim**-0.5, sliding_window)
+    kernels.fold(mine, [alpha, 0.5], dim**-0.5, sliding_window)
+    plain.fold(theirs, [alpha, 0.5], dim**-0.5, sliding_window)
     same(mine, theirs)
 
 
@@ -120,8 +120,8 @@ def test_half_precision() -> None:
     assert (got - wanted).norm() < 1e-3 * wanted.norm()
     for slots in (half, exact):
         slots.now += 1
-    kernels.fold(half, 0.9, 0.2, None)
-    plain.fold(exact, 0.9, 0.2, None)
+    kernels.fold(half, [0.9, 0.5], 0.2, None)
+    plain.fold(exact, [0.9, 0.5], 0.2, None)
     torch.testing.assert_close(half.scores, exact.scores, atol=1e-3, rtol=0)
 
 

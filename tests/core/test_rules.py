@@ -17,6 +17,7 @@ from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.base import Held, ScoreRule
 from a2sf_core.rules.catalogue import RULES, read_rule
+from a2sf_core.rules.learned import Learned
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
 from a2sf_core.rules.position import Position, Random
 
@@ -34,6 +35,8 @@ SOME: list[ScoreRule] = [
     KeyNorm(),
     ValueWeighted(Decay(8)),
     ValueWeighted(Window(4)),
+    Learned((8.0, 0.0, inf), ((0.7, -0.2, 0.4), (0.1, 0.3, -0.5)), (0.5, 2.0)),
+    ValueWeighted(Learned((2.0, inf), ((0.5, 0.5), (1.5, -0.5)), (0.3, -0.3))),
 ]
 each_rule = pytest.mark.parametrize("rule", SOME, ids=str)
 
@@ -96,32 +99,48 @@ class LastTwo(Window):
 
 
 @dataclass(frozen=True)
-class TwoHalfLives(Decay):
-    """Needs two sums at once."""
+class SumAndWindow(Window):
+    """Needs a sum and queries at once."""
 
-    name: ClassVar[str] = "two-half-lives"
+    name: ClassVar[str] = "sum-and-window"
 
     @property
     def accumulates(self) -> tuple[float, ...]:
-        return (2.0, 32.0)
+        return (2.0,)
 
     def rank(self, held: Held) -> Tensor:
-        return held.accumulated(2.0) + held.accumulated(32.0)
+        return held.accumulated(2.0) + held.attention_of_last(self.queries)
 
 
 def test_static_buffers_count_the_queries_that_are_asked_for(llama: Any) -> None:
     check(llama, policy_of(LastTwo(8), decode_every=2), left=6)
 
 
-def test_several_sums_serve_in_the_growing_cache_and_static_buffers_say_why_not(llama: Any) -> None:
-    rule, ids = TwoHalfLives(), models.prompt(1, N_PROMPT)
-    prompt = read_prompt(llama, ids, rules=[rule, Decay(2), Decay(32)])
+def test_a_sum_and_a_window_serve_in_the_growing_cache_and_static_buffers_say_why_not(llama: Any) -> None:
+    rule, ids = SumAndWindow(4), models.prompt(1, N_PROMPT)
+    prompt = read_prompt(llama, ids, rules=[rule, Decay(2), Window(4)])
     for layer in prompt.layers:
         torch.testing.assert_close(layer.scores[0], layer.scores[1] + layer.scores[2])
     policy = policy_of(rule, decode_every=2)
     cache, first = read(llama, policy, ids, torch.ones_like(ids))
-    with attach(policy, llama), pytest.raises(A2SFError, match=r"one sum of attention.*TwoHalfLives.*model\.generate"):
+    with (
+        attach(policy, llama),
+        pytest.raises(A2SFError, match=r"sums of attention or.*SumAndWindow.*generate"),
+    ):
         decode(llama, cache, first, 4)
+
+
+def test_a_learned_rule_of_one_half_life_is_that_half_life(llama: Any) -> None:
+    ids = models.prompt(2, N_PROMPT)
+    prompt = read_prompt(llama, ids, rules=[Decay(8), Learned((8.0,), ((0.5,), (2.0,)), (0.0, 0.0))])
+    for layer in prompt.layers:
+        assert torch.equal(*layer.scores.argsort(-1))
+
+
+def test_a_learned_rule_for_other_heads_is_refused(llama: Any) -> None:
+    rule = Learned((8.0,), ((1.0,),) * 3, (1.0,) * 3)
+    with pytest.raises(A2SFError, match="for 3 KV heads but the layer has 2"):
+        read_prompt(llama, models.prompt(1, N_PROMPT), rules=[rule])
 
 
 def test_a_draw_stays_when_padding_comes_later(llama: Any) -> None:
@@ -189,6 +208,12 @@ def test_json_round_trip(rule: ScoreRule) -> None:
         (lambda: Window(4, pooling=2), "pooling must be an odd integer"),
         (lambda: Random(-1), "seed must be an integer from 0"),
         (lambda: ValueWeighted(3), "inner must be a rule"),
+        (lambda: Learned((), (), ()), "half_lives must be a list with at least one entry"),
+        (lambda: Learned((2.0, 2.0), ((1.0, 1.0),), (1.0,)), "half_lives has one twice"),
+        (lambda: Learned((2.0,), ((1.0, 1.0),), (1.0,)), r"powers\[0\] must be 1 numbers"),
+        (lambda: Learned((2.0,), ((1.0,), (float("nan"),)), (1.0, 1.0)), r"powers\[1\] must be 1 numbers"),
+        (lambda: Learned((2.0,), ((1.0,),), (1.0, 2.0)), "value_powers must be 1 numbers"),
+        (lambda: read_rule({"name": "learned", "half_lives": [1]}, "rule"), "powers"),
         (lambda: ValueWeighted(ValueWeighted()), "inner is weighted by values already"),
         (lambda: read_rule({"name": "decay", "half_life": 1, "alpha": 10**400}, "rule"), "disagree"),
         (lambda: read_rule({"name": "decay", "half_life": {"name": "dekay"}}, "rule"), "rule.half_life is 'dekay'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from a2sf_core.config import FILE_NAME, A2SFConfig
+from a2sf_core.cuts import CONTEXT
 from a2sf_core.errors import A2SFError
 from a2sf_core.half_life import alpha_of
 from tuner.alpha.model import AlphaModel
@@ -26,7 +27,8 @@ def suggest_alpha(tokens: int, where: Path | None) -> str:
     model = AlphaModel.from_dict(config.alpha_model, f"{path}: alpha_model")
     half_life, remark = model.suggest(tokens)
     alpha = alpha_of(half_life)
-    answer = f"alpha {alpha:.4g} (half-life {half_life:g} tokens) for {tokens} tokens, task {config.task}, from {path}"
+    task = f"task {config.task}" + (" cut before the question" if config.cut == CONTEXT else "")
+    answer = f"alpha {alpha:.4g} (half-life {half_life:g} tokens) for {tokens} tokens, {task}, from {path}"
     return f"{answer}\n{remark[0].upper()}{remark[1:]}." if remark else answer
 
 

@@ -60,7 +60,7 @@ def check(settings: Settings) -> Inputs:
     for folder in settings.warm_start:
         if not folder.is_dir():
             raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")
-    task = load_task(settings.task)
+    task = load_task(settings.task).with_cut(settings.cut)
     if settings.data is not None:
         samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
     elif task.samples is not None:

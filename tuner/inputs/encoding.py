@@ -20,6 +20,8 @@ MIN_CONTEXT = 16
 class Encoded:
     """One sample as token ids. `answer_ids` end with eos if the tokenizer has one and the task wants it.
 
+    `prompt_ids` are read before tokens are dropped. Where a task is cut after its context they end there, equal for all
+    questions on one context, and `question_ids` are the rest of the prompt, read over what is kept.
     `answer` is the reference as text, `other_answers` are as right, `facts` are what a right one states, `choice_ids`
     are answers to choose from as they follow the prompt, the right one first;
     `context_key` is equal for equal contexts.
@@ -34,6 +36,12 @@ class Encoded:
     other_answers: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     choice_ids: tuple[tuple[int, ...], ...] = ()
+    question_ids: tuple[int, ...] = ()
+
+    @property
+    def whole_prompt(self) -> tuple[int, ...]:
+        """All that stands before the answer."""
+        return (*self.prompt_ids, *self.question_ids)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -64,6 +72,8 @@ def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: in
         A2SFError: if no sample fits, or the tokenizer's chat template fails.
     """
     encoder = _Encoder(tokenizer, task, max_tokens)
+    if task.cut == "context":
+        encoder.share_contexts(samples)
     encoded: list[Encoded] = []
     dropped: list[str] = []
     for sample in samples:
@@ -90,13 +100,14 @@ class _Encoder:
     def __init__(self, tokenizer: Any, task: Task, max_tokens: int) -> None:
         self.tokenizer, self.task, self.max_tokens = tokenizer, task, max_tokens
         self.prompting = Prompting(task, tokenizer)
+        self.most_needed: dict[str, int] = {}
         # Data sets ask several questions on one long text, one after the other: tokenise it once.
         self.last_context: tuple[str, list[int], list[tuple[int, int]] | None] = ("", [], [])
 
     def encode(self, sample: Sample) -> Encoded | None:
         """None if the sample does not fit."""
         reserve, around = self.needs(sample)
-        room = self.max_tokens - reserve - around
+        room = self.max_tokens - self.most_needed.get(sample.context, reserve + around)
         n_context = len(self._context(sample.context)[1])
         truncated = n_context > room
         keep = min(n_context, room)
@@ -113,7 +124,17 @@ class _Encoder:
         key = hashlib.sha256(sample.context.encode()).hexdigest()[:16]
         ids = tuple(prompt_ids), tuple(answer_ids)
         choices = self._choices(sample, context, ids[0], ids[1]) if sample.choices else ()
-        return Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts, choices)
+        made = Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts, choices)
+        if self.task.cut == "prompt":
+            return made
+        before = self._ids(self.prompting.up_to_context(context, sample.question))
+        n = max(1, _in_common(ids[0], before))  # of an empty context the first token stands for it
+        return replace(made, prompt_ids=ids[0][:n], question_ids=ids[0][n:])
+
+    def share_contexts(self, samples: Sequence[Sample]) -> None:
+        """Cut a context that is too long alike for all its questions, as they are to be answered from one reading."""
+        for sample in samples:
+            self.most_needed[sample.context] = max(self.most_needed.get(sample.context, 0), sum(self.needs(sample)))
 
     def _choices(
         self, sample: Sample, context: str, prompt_ids: tuple[int, ...], right: tuple[int, ...]
@@ -142,9 +163,7 @@ class _Encoder:
         prompt = self.prompting.text(context, sample.question)
         alone = self._ids(prompt)
         whole = self._ids(prompt + self.prompting.space_after(prompt) + sample.answer)
-        common = 0
-        while common < min(len(alone), len(whole)) and alone[common] == whole[common]:
-            common += 1
+        common = _in_common(alone, whole)
         answer = whole[common:]
         eos = self.tokenizer.eos_token_id
         if eos is not None:
@@ -173,3 +192,9 @@ class _Encoder:
         if offsets is None:
             return self.tokenizer.decode(ids[:head]) + self.tokenizer.decode(ids[len(ids) - tail :])
         return context[: offsets[head - 1][1]] + context[offsets[len(ids) - tail][0] :]
+
+
+def _in_common(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(some, others, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(some), len(others)))

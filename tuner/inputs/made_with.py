@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from a2sf_core.cuts import PROMPT
 from studies.samples import Sample
 from tuner.inputs.data import content_hash
 from tuner.inputs.identity import model_identity
@@ -17,8 +18,12 @@ DIGITS = 12
 
 
 def inputs_identity(model: Any, tokenizer: Any, task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Model, task and data by name; a metric of the user's own and a chat template where they are used."""
+    """Model, task and data by name; a metric of the user's own, a chat template and an early cut where they are used.
+
+    Studies from before there was another cut have none of it: they were cut after the whole prompt.
+    """
     optional = {
+        "cut": "" if task.cut == PROMPT else task.cut,
         "metric's source": source_digest(task.metric)[:DIGITS],
         "chat template": Prompting(task, tokenizer).template,
     }

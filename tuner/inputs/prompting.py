@@ -9,6 +9,8 @@ from typing import Any
 from a2sf_core.errors import A2SFError
 from tuner.inputs.tasks import Task
 
+MARK = "\ue000\ue001\ue000"
+"""Stands at the end of a context while its place in the prompt is looked for: signs for private use, in no text."""
 BETWEEN_EXAMPLES = "\n\n"
 OPENING = tuple("\"'“‘«([{")
 """Signs at the end of an answer's prefix after which no space is due."""
@@ -55,6 +57,20 @@ class Prompting:
             text + self.space_after(text) + each.answer for text, each in zip(before, self.task.examples, strict=True)
         ]
         return BETWEEN_EXAMPLES.join([*shown, self._begun(user)])
+
+    def up_to_context(self, context: str, question: str) -> str:
+        """The start of the prompt up to where its context ends: all that is read before a question is known.
+
+        Raises:
+            A2SFError: if that place cannot be found, because the chat template changes what it is given.
+        """
+        before, *after = self.text(context + MARK, question).split(MARK)
+        if len(after) != 1 or not self.text(context, question).startswith(before):
+            raise A2SFError(
+                "The tokenizer's chat template changes the text that it is given, so that the end of the context "
+                f"cannot be found in the prompt; write chat_template: off or cut: prompt in task {self.task.name!r}."
+            )
+        return before
 
     def space_after(self, prompt: str) -> str:
         """What stands between the prompt and the answer: a space, unless one is there or the template wants none."""

@@ -20,7 +20,7 @@ from tuner.inputs.own_metric import find_metric
 from tuner.inputs.yaml_file import parse_mapping
 
 SLOTS = ("context", "question")
-LATER_FIELDS = ("stop", "eos", "chat_template", "system", "answer_prefix", "examples")
+LATER_FIELDS = ("stop", "eos", "chat_template", "system", "answer_prefix", "examples", "cut")
 """Fields that were not there at first: studies from before are resumed as long as a task does not use them."""
 
 
@@ -41,6 +41,8 @@ class Task(BaseModel):
     `samples` may be absent: such a task runs on the user's own data only. Generated text ends before the first of
     `stop`; without `eos` the end token does not count in the likelihood of an answer. `system`, `examples` and
     `answer_prefix` are laid around the prompt; `chat_template` "auto" means the tokenizer's own, if it has one.
+    `cut` says what is read before tokens are dropped: the whole "prompt", or the "context" alone, before any question
+    is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +61,7 @@ class Task(BaseModel):
     system: str = ""
     answer_prefix: str = ""
     examples: tuple[Example, ...] = ()
+    cut: Literal["prompt", "context"] = "prompt"
 
     @field_validator("chat_template", mode="before")
     @classmethod
@@ -69,6 +72,16 @@ class Task(BaseModel):
     def _system_needs_a_chat(self) -> Task:
         if self.system and self.chat_template == "off":
             raise ValueError("system needs chat_template: auto; add it, or write the message into the prompt")
+        return self
+
+    @model_validator(mode="after")
+    def _the_context_ends_before_the_question(self) -> Task:
+        slots = [name for _, name, _, _ in string.Formatter().parse(self.prompt) if name is not None]
+        if self.cut == "context" and slots != list(SLOTS):
+            raise ValueError(
+                "cut is 'context', but in this prompt the question is known before the context ends; put {context} "
+                "before {question}, or write cut: prompt"
+            )
         return self
 
     @field_validator("stop", mode="before")
@@ -102,9 +115,26 @@ class Task(BaseModel):
         """The prompt as text."""
         return self.prompt.format(context=context, question=question or self.default_question)
 
+    def with_cut(self, cut: str | None) -> Task:
+        """The same task, cut there; None leaves it as it is.
+
+        Raises:
+            A2SFError: if `cut` is none of "prompt" and "context", or the prompt does not allow it.
+        """
+        if cut is None:
+            return self
+        try:
+            return Task.model_validate({**self.model_dump(), "cut": cut})
+        except ValidationError as error:
+            raise A2SFError(f"task {self.name!r} with --cut {cut}: {_sentence(error.errors()[0])}") from None
+
     def digest(self) -> str:
         """SHA-256 of all that the task says; what it leaves to its default in LATER_FIELDS is not part of it."""
-        unset = {name for name in LATER_FIELDS if getattr(self, name) == Task.model_fields[name].default}
+        unset: dict[str, Any] = {
+            name: True for name in LATER_FIELDS if getattr(self, name) == Task.model_fields[name].default
+        }
+        if self.samples is not None and self.samples.questions == 1:
+            unset["samples"] = {"questions"}
         return hashlib.sha256(self.model_dump_json(exclude=unset).encode()).hexdigest()
 
 

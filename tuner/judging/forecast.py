@@ -57,14 +57,14 @@ def forecast(
     some = parts.search[:TRIED]
     started = time.perf_counter()
     engine = Engine(model, some, bank=bank, ends=ends)
-    per_token = (time.perf_counter() - started) / sum(len(sample.prompt_ids) for sample in some)
+    per_token = (time.perf_counter() - started) / _tokens(some)
     policies = [Policy.h2o(engine.n_layers, budget) for budget in (0.2, 0.3)]
     engine.evaluate(policies[0])  # what is done once is not counted
     started = time.perf_counter()
     engine.evaluate(policies[1])
     one = (time.perf_counter() - started) / len(some)
     search, select, report = len(parts.search), len(parts.select), len(parts.report)
-    tokens = sum(len(sample.prompt_ids) for part in (parts.search, parts.select, parts.report) for sample in part)
+    tokens = _tokens([*parts.search, *parts.select, *parts.report])
     seconds = {
         "reading": tokens * per_token,
         "searching": (PROFILE + trials) * search * one,
@@ -73,6 +73,11 @@ def forecast(
     }
     places = len(bank) * engine.n_layers * engine.n_kv_heads * 2  # int16, a place in the order of each rule
     return Forecast(seconds, tokens * (engine.bytes_per_token + places), memory)
+
+
+def _tokens(samples: Sequence[Encoded]) -> int:
+    """Of all prompts, those that are shared by several samples counted once, as they are read and held."""
+    return sum(map(len, {sample.prompt_ids for sample in samples}))
 
 
 def preview(settings: Settings, inputs: Inputs) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import StoppingCriteria
 
+from a2sf_core.context import read_context
 from a2sf_core.policy import Policy
-from a2sf_core.switch import attach
+from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.greedy import end_tokens, greedily
 from tuner.inputs.metrics import METRICS, Metric
@@ -98,23 +100,36 @@ def generate(
     stop: Sequence[str] = (),
     batch_size: int = 16,
 ) -> list[str]:
-    """Greedy answers of the attached model up to the first of `stop`, in left-padded batches of similar length."""
+    """Greedy answers of the attached model up to the first of `stop`, in left-padded batches of similar length.
+
+    Where questions are apart from their contexts, these are read and cut first.
+    """
     texts = [""] * len(samples)
-    by_length = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt_ids))
     with greedily(model, tokenizer, max_new_tokens) as settings, attach(policy, model):
-        for start in range(0, len(by_length), batch_size):
-            rows = by_length[start : start + batch_size]
+        for rows in _batches(samples, batch_size):
             prompts, real = pad([samples[i].prompt_ids for i in rows], model.device, left=True)  # [batch, token]
+            questions, asked = pad([samples[i].question_ids for i in rows], model.device, left=True)
+            after = {cache_argument(model): read_context(model, prompts, real)} if asked.numel() else {}
+            prompts, real = torch.cat([prompts, questions], 1), torch.cat([real, asked], 1)
             width = prompts.shape[1]
             output = model.generate(
                 input_ids=prompts.masked_fill(~real, settings.pad_token_id),
                 attention_mask=real.long(),
                 generation_config=settings,
                 stopping_criteria=[Stopped(tokenizer, stop, width)] if stop else None,
+                **after,
             )
             for row, index in enumerate(rows):
                 texts[index] = _text(tokenizer, output[row, width:], stop)
     return texts
+
+
+def _batches(samples: Sequence[Encoded], size: int) -> list[list[int]]:
+    """Of samples whose questions are equally long, so that nothing stands between a context and its question."""
+    lengths = [(len(sample.question_ids), len(sample.prompt_ids)) for sample in samples]
+    by_length = sorted(range(len(samples)), key=lengths.__getitem__)
+    alike = [list(rows) for _, rows in groupby(by_length, key=lambda i: lengths[i][0])]
+    return [rows[start : start + size] for rows in alike for start in range(0, len(rows), size)]
 
 
 class Stopped(StoppingCriteria):

@@ -29,13 +29,15 @@ SHOWN = 600
 class Validation:
     """`prompt` as the model sees it, `answer` as it is counted, `written` by the full cache; of one sample.
 
-    `scores`: the full cache's, float64 `[sample]`, 0 to 1.
+    `scores`: the full cache's, float64 `[sample]`, 0 to 1. `question`: the end of the prompt that is read after the
+    cut, where a task is cut before its question.
     """
 
     prompt: str
     answer: str
     written: str
     scores: np.ndarray
+    question: str = ""
 
     def interval(self) -> tuple[float, float]:
         """Of the mean score, 95 %: by bootstrap, or exact (Clopper-Pearson) where all samples score the same."""
@@ -55,6 +57,7 @@ class Validation:
         low, high = self.interval()
         said = [
             f"Prompt    {_middle_cut(self.prompt)!r}",
+            *([f"After cut {self.question!r}"] if self.question else []),
             f"Answer    {self.answer!r}",
             f"Written   {self.written!r}",
             f"Score     {self.scores.mean():.1%} [{low:.1%}, {high:.1%}] full cache, {len(self.scores)} samples",
@@ -101,7 +104,8 @@ def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> V
         raise A2SFError("The model gives NaN or infinity with the full cache; try another --dtype.")
     scores = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)(engine, full)
     written = generate(model, tokenizer, [first], full, task.max_new_tokens, task.stop)[0]
-    return Validation(tokenizer.decode(first.prompt_ids), tokenizer.decode(first.answer_ids), written, scores)
+    return Validation(tokenizer.decode(first.whole_prompt), tokenizer.decode(first.answer_ids), written, scores,
+                      tokenizer.decode(first.question_ids))  # fmt: skip
 
 
 def _middle_cut(text: str) -> str:

@@ -7,7 +7,7 @@ are rows of one product, so that neither keys nor masks are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -49,18 +49,26 @@ class AnswerCache(Cache):
         super().__init__(layers=list(layers))
 
     @classmethod
-    def gather(cls, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int) -> AnswerCache:
+    def gather(
+        cls, stored: Sequence[tuple[Tensor, Tensor]], keep: Sequence[Tensor], n_new: int, held: Tensor
+    ) -> AnswerCache:
         """What is kept of whole, left-padded prompts. One pair of arguments per layer.
 
         Args:
-            stored: keys and values `[batch, kv_head, key, dim]`.
+            stored: keys and values `[prompt, kv_head, key, dim]`.
             keep: bool `[batch, kv_head, key]`, which of them are kept.
-            n_new: answer tokens that come.
+            n_new: tokens of questions and answers that come.
+            held: int64 `[batch]`, which of the prompts each row goes on from.
         """
-        return cls([KeptLayer.gather(*pair, mask, n_new) for pair, mask in zip(stored, keep, strict=True)])
+        return cls([KeptLayer.gather(*pair, mask, n_new, held) for pair, mask in zip(stored, keep, strict=True)])
+
+    def settle(self, valid: Tensor) -> None:
+        """Count what was read among what is kept: bool `[batch, read]`, False for padding at the end of a row."""
+        for layer in self.layers:
+            layer.settle(valid)
 
     def rewind(self) -> None:
-        """Forget what was read since the prompt, so that another text can be."""
+        """Forget what was read since, so that another text can be."""
         for layer in self.layers:
             layer.rewind()
 
@@ -71,12 +79,14 @@ class AnswerCache(Cache):
 
 
 class KeptLayer(CacheLayerMixin):
-    """One layer: kept tokens, then the answer's.
+    """One layer: kept tokens, a question's where one was read over them, then the answer's.
 
     Attributes:
         keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`, one after the other.
         slots: int64 `[batch, kv_head, kept]`, places in the prompt, -1 for unused ones.
         n_prompt: places that the prompt has, padding included.
+        watch: called with query `[batch, kv_head, group * read, dim]`, keys, values, scale and bias of each attention,
+            if set.
     """
 
     is_sliding = False
@@ -90,15 +100,20 @@ class KeptLayer(CacheLayerMixin):
         self.n_prompt, self.alike = n_prompt, alike
         self._n_read = 0
         self._seen = (0, 0)
+        self.watch: Callable[[Tensor, Tensor, Tensor, float, Tensor], None] | None = None
         self.is_initialized = True
 
     @classmethod
-    def gather(cls, keys: Tensor, values: Tensor, keep: Tensor, n_new: int) -> KeptLayer:
-        """The tokens `keep` (bool `[batch, kv_head, key]`) of `[batch, kv_head, key, dim]`, with room for `n_new`."""
+    def gather(cls, keys: Tensor, values: Tensor, keep: Tensor, n_new: int, held: Tensor) -> KeptLayer:
+        """The tokens `keep` (bool `[batch, kv_head, key]`) of `[prompt, kv_head, key, dim]`, with room for `n_new`.
+
+        Row i goes on from prompt `held[i]`.
+        """
         slots, n_prompt = kept_indices(keep), keep.shape[-1]
         # Heads that keep equally many tokens hide the same columns, so one mask serves them all.
         counts = keep.sum(-1)  # [batch, kv_head]
-        first = torch.arange(counts.numel(), device=keep.device).view(*counts.shape, 1) * n_prompt
+        heads = torch.arange(counts.shape[1], device=keep.device)  # [kv_head]
+        first = ((held[:, None] * len(heads) + heads) * n_prompt)[..., None]  # [batch, kv_head, 1]
         room = first.expand(*counts.shape, n_new)  # [batch, kv_head, new], any token: overwritten
         rows = torch.cat([first + slots.clamp(min=0), room], -1)  # [batch, kv_head, kept + new]
         return cls(_take(keys, rows), _take(values, rows), slots, n_prompt, bool((counts == counts[:, :1]).all()))
@@ -124,6 +139,18 @@ class KeptLayer(CacheLayerMixin):
     def rewind(self) -> None:
         """Forget what was read since the prompt; its places are filled anew."""
         self._n_read, self._seen = 0, (0, 0)
+
+    def settle(self, valid: Tensor) -> None:
+        """`AnswerCache.settle` for this layer."""
+        n_read = valid.shape[1]
+        # Rows end at the same place, so that what follows stands at one, and a sliding window sees as far back in each.
+        shift = n_read - valid.sum(-1)  # [batch]
+        slots = torch.where(self.slots < 0, -1, self.slots + shift[:, None, None])
+        read = self.n_prompt + shift[:, None] + torch.arange(n_read, device=valid.device)  # [batch, read]
+        read = read.masked_fill(~valid, -1)[:, None].expand(*slots.shape[:2], n_read)
+        self.slots = torch.cat([slots, read], -1)
+        self.n_prompt += n_read
+        self.rewind()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: all is there from the start."""
@@ -186,8 +213,11 @@ def _attention(
     """`query` `[batch, head, new, dim]` over `key` and `value` `[batch, kv_head, kept + new, dim]`."""
     batch, heads, new, dim = query.shape
     kv_heads = key.shape[1]
-    bias = _current.get().bias(heads // kv_heads, sliding_window, query.dtype)
+    layer = _current.get()
+    bias = layer.bias(heads // kv_heads, sliding_window, query.dtype)
     grouped = query.reshape(batch, kv_heads, -1, dim)  # [batch, kv_head, group * new, dim]
+    if layer.watch:
+        layer.watch(grouped, key, value, dim**-0.5 if scaling is None else scaling, bias)
     with sdpa_kernel(_BACKENDS):
         output = scaled_dot_product_attention(grouped, key, value, bias, scale=scaling)
     return output.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None

@@ -53,9 +53,9 @@ class OwnTexts:
     def _write_others(self, block: Sequence[PromptBatch]) -> None:
         """Rows of all batches together: a step costs nearly the same however many there are."""
         begun = []
-        for batch in block:
-            unknown = [row for row in batch.samples if row not in self.known]
-            if unknown:
-                begun.append(Begun.of(batch, self._reader.all_of(batch), unknown))
         with answering(self._reader.model):
+            for batch in block:
+                unknown = [row for row in batch.samples if row not in self.known]
+                if unknown:
+                    begun.append(Begun.of(self._reader, batch, self._reader.all_of(batch), unknown))
             self.known |= go_on(self._reader, begun, self.ends)

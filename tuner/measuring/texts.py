@@ -36,7 +36,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Begun:
-    """Rows of a batch that are to be written: what is kept of them, and the first token, `[row]`."""
+    """Rows of a batch that are to be written: what is kept and read of them, and the first token, `[row]`."""
 
     samples: list[int]
     cache: AnswerCache
@@ -44,13 +44,14 @@ class Begun:
     first: torch.Tensor
 
     @classmethod
-    def of(cls, batch: PromptBatch, keep: Sequence[torch.Tensor], rows: Collection[int]) -> Begun:
-        """The samples `rows` of `batch`, of which bool `[batch, kv_head, key]` per layer is kept."""
+    def of(cls, reader: Reader, batch: PromptBatch, keep: Sequence[torch.Tensor], rows: Collection[int]) -> Begun:
+        """The samples `rows` of `batch`, of which bool `[batch, kv_head, key]` per layer is kept.
+
+        Inside `answering(model)`, as questions are read where there are some.
+        """
         places = [place for place, row in enumerate(batch.samples) if row in rows]
-        stored = [(layer.keys[places], layer.values[places]) for layer in batch.layers]
-        cache = AnswerCache.gather(stored, [mask[places] for mask in keep], 0)
-        samples = [batch.samples[place] for place in places]
-        return cls(samples, cache, batch.n_tokens[places], batch.first_logits[places].argmax(-1))
+        asked = reader.ask(batch, keep, 0, places)
+        return cls([batch.samples[place] for place in places], asked.cache, asked.n_read, asked.logits.argmax(-1))
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ class Writer:
         waiting: list[Begun] = []
         with answering(self._engine.model):
             for batch, keep in self._engine.batches(policy, rows):
-                waiting.append(Begun.of(batch, keep, set(rows)))
+                waiting.append(Begun.of(self._engine.reader, batch, keep, set(rows)))
                 if sum(len(each.samples) for each in waiting) >= ROWS_AT_ONCE:
                     texts |= go_on(self._engine.reader, waiting, self._ends)
                     waiting = []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from a2sf_core.cuts import PROMPT
 from tuner.judging.intervals import CONFIDENCE, half_width, samples_for
 from tuner.judging.proof import Generated, OnReport, Outcome
 from tuner.judging.verdict import Contender
@@ -116,8 +117,9 @@ class SampleCounts:
 class Evidence:
     """The three checks of a policy (quality, cache, effect of the dropped tokens), with how they were made.
 
-    Names and order of the fields are those of the JSON in report.json and a2sf_config.json. `trials` counts them by
-    state; `study` says by name what it was made with.
+    Names and order of the fields are those of the JSON in report.json and a2sf_config.json. `cut` is what was read
+    before tokens were dropped, the prompt or the context alone, of whose tokens the cache figures are shares then;
+    `trials` counts them by state; `study` says by name what it was made with.
     """
 
     status: str
@@ -125,6 +127,7 @@ class Evidence:
     power: str
     goal_points: float
     metric: str
+    cut: str
     policy_from: str
     quality: Quality
     cache: CacheSize
@@ -178,6 +181,7 @@ def gather(
         power=str(outcome.power),
         goal_points=outcome.goal,
         metric=found.metric,
+        cut=study.get("cut", PROMPT),  # an identity names it only where it is early
         policy_from=chosen.label,
         quality=Quality(
             found.full_score,

@@ -9,6 +9,7 @@ from typing import Any
 from a2sf_core.config import A2SFConfig
 from a2sf_core.shape import fingerprint
 from tuner.alpha.model import AlphaModel
+from tuner.inputs.tasks import Task
 from tuner.judging.contest import Candidate
 from tuner.reporting.evidence import Evidence
 
@@ -16,7 +17,7 @@ from tuner.reporting.evidence import Evidence
 def write_config(
     folder: Path,
     model: Any,
-    task: str,
+    task: Task,
     chosen: Candidate,
     alpha_model: AlphaModel,
     evidence: Evidence,
@@ -24,8 +25,9 @@ def write_config(
     """Write `a2sf_config.json` into `folder`, atomically, and return its path."""
     config = A2SFConfig(
         model=fingerprint(model),
-        task=task,
+        task=task.name,
         policy=chosen.policy,
+        cut=task.cut,
         alpha_model=alpha_model.to_dict(),
         guard=None,
         evidence={"tuner_version": version("a2sf-tune"), **evidence.to_dict()},

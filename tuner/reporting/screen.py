@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from a2sf_core.cuts import CONTEXT
 from tuner.judging.verdict import share
 from tuner.printing import printable
 from tuner.reporting.result import Result
@@ -127,6 +128,11 @@ def show(console: Console, result: Result) -> None:
         f"±{precision.finer_points:g} takes about {precision.samples_for_finer} (--precision "
         f"{precision.finer_points:g})."
     )
+    if evidence.cut == CONTEXT:
+        console.print(
+            "Cut before the question: each context is pruned once, and questions and answers are read over what is "
+            "left; serve it with a2sf_core.read_context."
+        )
     if evidence.warm_start:
         console.print(evidence.warm_start)
     looks = evidence.samples.times_report_was_looked_at

@@ -76,7 +76,7 @@ def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part,
         seed: of the prompts that are read twice; the others judge.
         watch: told of all steps.
     """
-    paid = READINGS_PAID * sum(len(sample.prompt_ids) for sample in engine.samples)
+    paid = READINGS_PAID * sum(map(len, {sample.prompt_ids for sample in engine.samples}))
     rows = prompts_to_reread(engine.samples, seed, paid)
     progress = watch.step("Reading prompts twice")
     reread = measure_reconstruction(engine.model, engine.samples, rows, limit, part, progress)
@@ -106,7 +106,9 @@ def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part,
 def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
     """Places of the samples that compare profiles: none that was read twice, and none that was measured for cutting
     alone either, where that leaves enough; where it does not, that profile has seen its judges."""
-    everyone = np.setdiff1d(np.arange(len(engine.samples)), reread)
+    known = {engine.samples[row].prompt_ids for row in reread}
+    apart = [row for row, sample in enumerate(engine.samples) if sample.prompt_ids not in known]
+    everyone = np.array(apart or np.setdiff1d(np.arange(len(engine.samples)), reread))
     if not cut_alone:
         return everyone
     fresh = np.setdiff1d(everyone, engine.evaluate_blocks(Policy.full(engine.n_layers), PROFILE_BLOCKS).rows)

@@ -1,8 +1,8 @@
 """Racing: a trial that another one beats for certain is not measured to the end.
 
 Memory is known before a trial runs, so its rivals are the finished trials with the same or a smaller cache. Samples
-come in random order, the same for all trials, so differences are paired. This is our own rule because Optuna's pruners
-refuse two objectives.
+come in random order, the same for all trials, so differences are paired; questions on one context are one draw. This is
+our own rule because Optuna's pruners refuse two objectives.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ class Race:
     Attributes:
         memory: cache fraction of every finished trial.
         loss: its KL to the full cache `[sample]`.
+        contexts: int `[sample]`, equal for questions on one context; None where each sample has its own.
     """
 
     memory: list[float] = field(default_factory=list)
     loss: list[np.ndarray] = field(default_factory=list)
+    contexts: np.ndarray | None = None
 
     def finish(self, memory: float, loss: np.ndarray) -> None:
         """Take in a trial that was measured on all samples."""
@@ -43,7 +45,10 @@ class Race:
 
     def is_lost(self, memory: float, seen: Seen) -> bool:
         """True if a rival is better even at the optimistic end of the paired interval of the mean difference."""
-        if seen.n < LEAST_SEEN:
+        contexts = seen.rows if self.contexts is None else self.contexts[seen.rows]
+        draws = (contexts[:, None] == np.unique(contexts)).astype(float)  # [sample, draw]
+        n_draws = draws.shape[1]
+        if n_draws < LEAST_SEEN:
             return False
         smaller = [i for i, cache in enumerate(self.memory) if cache <= memory]
         points = [(self.memory[i], float(self.loss[i].mean())) for i in smaller]
@@ -53,6 +58,8 @@ class Race:
         differences = seen.losses.kl - rivals[:, seen.rows]  # [rival, sample]
         # The samples are drawn without replacement from the few that a full measurement would see.
         unseen = math.sqrt(1 - seen.n / rivals.shape[1])
-        error = differences.std(-1, ddof=1) / math.sqrt(seen.n) * unseen
-        optimistic = differences.mean(-1) - stats.t.ppf(1 - ERROR / len(rivals), seen.n - 1) * error
+        mean = differences.mean(-1)  # [rival]
+        spread = np.square((differences - mean[:, None]) @ draws).sum(-1) * n_draws / (n_draws - 1)
+        error = np.sqrt(spread) / seen.n * unseen
+        optimistic = mean - stats.t.ppf(1 - ERROR / len(rivals), n_draws - 1) * error
         return bool((optimistic > 0).any())

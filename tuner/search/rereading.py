@@ -42,9 +42,12 @@ class Reread:
 def prompts_to_reread(samples: Sequence[Encoded], seed: int, most_tokens: float) -> list[int]:
     """Places of the prompts to look at: at most `MOST_PROMPTS`, half of all, and what `most_tokens` pay for.
 
-    One is always looked at. The others stay for judging what it says.
+    One is always looked at. The others stay for judging what it says. A context with several questions counts once.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(samples))[: max(1, min(MOST_PROMPTS, len(samples) // 2))]
+    first = {sample.prompt_ids: place for place, sample in reversed(list(enumerate(samples)))}
+    places = sorted(first.values())
+    shuffled = np.array(places)[np.random.default_rng(seed).permutation(len(places))]
+    shuffled = shuffled[: max(1, min(MOST_PROMPTS, len(places) // 2))]
     cost = np.cumsum([READINGS * len(samples[row].prompt_ids) for row in shuffled])
     return [int(row) for row, spent in zip(shuffled, cost, strict=True) if spent <= most_tokens or row == shuffled[0]]
 

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from a2sf_core.cuts import PROMPT
 from a2sf_core.errors import A2SFError
 from a2sf_core.foreign import check_regular
 from a2sf_core.policy import Policy
@@ -87,7 +88,8 @@ class Storage:
                     (run_dir / name).unlink(missing_ok=True)
                 self._study.set_user_attr("identity", dict(identity))
             return
-        for name, value in identity.items():
+        stored = {"cut": PROMPT, **stored}  # studies are cut after the prompt unless they say otherwise
+        for name, value in {"cut": PROMPT, **identity}.items():
             if stored.get(name) != value:
                 mend = "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
                 if name == "search space":

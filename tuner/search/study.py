@@ -98,7 +98,8 @@ class Study:
         self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(points))
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
-        race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)])
+        keys = [sample.context_key for sample in engine.samples]
+        race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)], np.unique(keys, return_inverse=True)[1])
         for trial in self._kept.trials():
             if trial.state == TrialState.COMPLETE:
                 result = TrialResult.of(trial)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from a2sf_core.cuts import PROMPT
 from tuner.search.hypervolume import front, hypervolume
 from tuner.search.objectives import MEMORY, points_of
 from tuner.search.profile import PROFILE_FILE
@@ -23,10 +24,11 @@ METHOD = "warm start"
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The seeds, with parameters of the space they come from, and the profile if one fits."""
+    """The seeds, with parameters of the space they come from, the profile if one fits, and what to beware of."""
 
     seeds: list[FirstTrial]
     profile: Profiled | None
+    remark: str = ""
 
 
 def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> WarmStart:
@@ -39,7 +41,7 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
         A2SFError: if a folder holds no study with a finished trial.
     """
     seeds: dict[str, FirstTrial] = {}
-    profile = None
+    profile, cut, remarks = None, identity.get("cut", PROMPT), []
     for folder in folders:
         best = [record for record in read_front(folder) if record.params and record.metrics[MEMORY] < 1]
         step = max(1, -(-len(best) // N_SEEDS))
@@ -47,10 +49,12 @@ def read_warm_start(folders: Sequence[Path], identity: Mapping[str, str]) -> War
             label = f"seed from {folder.name}, trial {record.number}"
             seeds[label] = FirstTrial(label, "seed", METHOD, _named(record.params))
         known = read_identity(folder)
+        if (other := known.get("cut", PROMPT)) != cut:
+            remarks.append(f"{folder} was tuned for cut: {other}, this run is for cut: {cut}; its points may not suit.")
         if all(known.get(name) == identity[name] for name in ("model", "task", "data")):
             path = folder / PROFILE_FILE
             profile = Profiled.load(path) if path.is_file() else profile
-    return WarmStart(list(seeds.values()), profile)
+    return WarmStart(list(seeds.values()), profile, " ".join(remarks))
 
 
 def _named(params: Params) -> Params:

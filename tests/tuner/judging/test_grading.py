@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from a2sf_core.context import read_context
 from a2sf_core.policy import Policy
-from a2sf_core.switch import attach
+from a2sf_core.switch import attach, cache_argument
 from studies.samples import Sample
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.tasks import load_task
@@ -120,3 +121,27 @@ def test_a_choice_is_right_where_the_right_answer_is_the_likeliest(loaded: tuple
     assert [len(sample.choice_ids) for sample in encoded] == [2, 3, 4]
     assert grader(Engine(model, encoded), FULL).tolist() == expected
     assert grader.resolution(Engine(model, encoded)) == 100
+
+
+@pytest.mark.parametrize("policy", [FULL, Policy.h2o(2, 0.3), Policy.h2o(2, 0.3, decode_every=1)])
+def test_questions_on_one_context_are_answered_from_one_cut(loaded: tuple[Any, Any], policy: Policy) -> None:
+    """By the attached model in batches, alone, and by gathering, where the policy allows that."""
+    model, tokenizer = loaded
+    text = "The lamp costs 12 euros. The red box costs 31 euros. "
+    asked = [
+        Sample(f"s{i}{question}", text * (i + 1), question, "12 euros.")
+        for i in range(3)
+        for question in ("How much?", "How much is the lamp?", "What does the red box cost?")
+    ]
+    made = list(encode(asked, tokenizer, load_task("knowledge").with_cut("context"), 200))
+    expected = []
+    for sample in made:
+        with attach(policy, model):
+            cache = read_context(model, torch.tensor([sample.prompt_ids]))
+            whole = torch.tensor([sample.whole_prompt])
+            output = model.generate(input_ids=whole, attention_mask=torch.ones_like(whole), max_new_tokens=6,
+                                    do_sample=False, pad_token_id=0, **{cache_argument(model): cache})  # fmt: skip
+        expected.append(tokenizer.decode(output[0, whole.shape[1] :], skip_special_tokens=True).strip())
+    assert generate(model, tokenizer, made, policy, 6, batch_size=4) == expected
+    assert Grader("exact_match", model, tokenizer, 6).texts(Engine(model, made), policy) == expected
+    assert len(set(expected)) > 1

@@ -23,7 +23,7 @@ def kept(counts: list[list[int]]) -> torch.Tensor:
 
 def layer(keep: torch.Tensor) -> KeptLayer:
     keys = torch.arange(BATCH * KV_HEADS * WIDTH * DIM, dtype=torch.float).view(BATCH, KV_HEADS, WIDTH, DIM)
-    return KeptLayer.gather(keys, -keys, keep, NEW)
+    return KeptLayer.gather(keys, -keys, keep, NEW, torch.arange(BATCH))
 
 
 @pytest.mark.parametrize("counts", [[[4, 4], [4, 4]], [[2, 5], [3, 1]]], ids=["alike", "ragged"])
@@ -73,12 +73,10 @@ def test_token_by_token_and_joined_with_others_it_is_the_same(sliding_window: in
     whole = layer(keep)
     whole.update(new, -new)
     stored = torch.arange(BATCH * KV_HEADS * WIDTH * DIM, dtype=torch.float).view(BATCH, KV_HEADS, WIDTH, DIM)
-    shorter = [
-        KeptLayer.gather(stored[row : row + 1], -stored[row : row + 1], keep[row : row + 1], 0) for row in (0, 1)
-    ]
+    shorter = [KeptLayer.gather(stored, -stored, keep[row : row + 1], 0, torch.tensor([row])) for row in (0, 1)]
     longer = torch.ones(1, KV_HEADS, WIDTH + 3, dtype=torch.bool)
     other = KeptLayer.gather(
-        torch.ones(1, KV_HEADS, WIDTH + 3, DIM), torch.ones(1, KV_HEADS, WIDTH + 3, DIM), longer, 0
+        torch.ones(1, KV_HEADS, WIDTH + 3, DIM), torch.ones(1, KV_HEADS, WIDTH + 3, DIM), longer, 0, torch.tensor([0])
     )
     joined = KeptLayer.join([other, *shorter], NEW)
     for token in range(NEW):

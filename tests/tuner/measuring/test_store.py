@@ -77,7 +77,7 @@ def test_bytes_are_those_of_the_tensors() -> None:
     (batch,) = small._store.load(0)
     cells = batch.mask.numel()
     # Three layers of two heads: keys and values of 8 floats, 27 orders of int16; mask and ids; the answers.
-    own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 8 + batch.first_logits.numel() * 4
+    own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 2 * 8 + batch.first_logits.numel() * 4
     (text,) = batch.texts
     answers = text.ids.numel() * 9 + int(text.valid.sum()) * (97 * 4 + 8)
     assert nbytes([batch]) == own + answers

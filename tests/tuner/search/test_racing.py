@@ -34,3 +34,20 @@ def test_a_better_trial_is_hardly_ever_stopped() -> None:
         race.finish(0.2, rival)
         stopped += new.mean() < rival.mean() and any(race.is_lost(0.2, seen(new, np.arange(n))) for n in (16, 32, 48))
     assert stopped / 400 < 0.02
+
+
+def test_questions_on_one_context_are_one_draw() -> None:
+    """Four equal questions on each context say what one says: the same trials are stopped, after the same contexts."""
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        rival, new = rng.exponential(1.0, 32), rng.exponential(1.2, 32)
+        alone = Race()
+        alone.finish(0.2, rival)
+        together = Race(contexts=np.repeat(np.arange(32), 4))
+        together.finish(0.2, np.repeat(rival, 4))
+        for n in (8, 12, 20):
+            lost = alone.is_lost(0.2, seen(new, np.arange(n)))
+            assert together.is_lost(0.2, seen(np.repeat(new, 4), np.arange(4 * n))) == lost
+    strict = Race()
+    strict.finish(0.2, np.repeat(np.ones(32), 4))
+    assert strict.is_lost(0.2, seen(np.repeat(np.full(32, 2.0) + rng.normal(0, 0.1, 32), 4), np.arange(32)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def test_at_most_eight_prompts_half_of_them_and_what_is_paid_for() -> None:
     cost = READINGS * len(many[rows[0]].prompt_ids)
     assert prompts_to_reread(many, 0, cost) == rows[:1]
     assert prompts_to_reread(many, 0, cost + READINGS * len(many[rows[1]].prompt_ids)) == rows[:2]
+
+
+def test_a_context_with_several_questions_is_read_twice_once() -> None:
+    asked = [replace(sample, question_ids=(i,)) for sample in samples(6) for i in range(5, 9)]
+    rows = prompts_to_reread(asked, 0, float("inf"))
+    assert len({asked[row].prompt_ids for row in rows}) == len(rows) == 3
 
 
 def test_it_says_what_the_second_readings_say() -> None:

@@ -39,6 +39,10 @@ def test_a_warm_start_takes_points_from_anywhere_and_the_profile_from_the_same_s
     assert isinstance(same.profile.used, CutAlone)
     assert np.array_equal(same.profile.used.head_loss, profile.head_loss)
     assert other.profile is None
+    assert same.remark == other.remark == ""
+    early = read_warm_start([old], {**identity, "cut": "context", "task": "another"})
+    assert early.remark == f"{old} was tuned for cut: prompt, this run is for cut: context; its points may not suit."
+    assert early.seeds == same.seeds
 
     # Another space, another number of layers: the points are tried right after those of the study's own.
     space = Space("groups", True, 3, profile)

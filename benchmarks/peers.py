@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from a2sf_core.cuts import CUTS, PROMPT
 from benchmarks.kvpress_env import CACHE, PRESSES, Kvpress, label
 from benchmarks.lab import console, report
 from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
 from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, cost, exported, medians, profile_of
 from benchmarks.peers_picture import draw
-from benchmarks.peers_prompts import Asked, own_text, prompts, task_of
+from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
 from tuner.choices import SMOLLM2
+from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model
 from tuner.search.profile_part import Part
 
@@ -38,23 +40,29 @@ SERVED, CHECKED = 0.2, 24
 
 
 def measure(
-    model: Any, tokenizer: Any, asked: Sequence[Asked], arms: Sequence[Arm], labels: Sequence[str], sets: Path, to: Path
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[Encoded],
+    arms: Sequence[Arm],
+    labels: Sequence[str],
+    sets: Path,
+    to: Path,
 ) -> list[dict[str, Figures]]:
     """Per prompt, per arm (`Arm.key`), kept set (`label`) and for the full cache: its figures. `to` keeps them."""
     to.mkdir(parents=True, exist_ok=True)
     wanted = [FULL, *(arm.key for arm in arms), *labels]
     found = []
     for done, each in enumerate(asked, 1):
-        part = Part(to / f"{each.name}.json")
+        part = Part(to / f"{name_of(each)}.json")
         if any(part.get("figures", key) is None for key in wanted):
             own = part.get("own", str(OWN_TOKENS))
             if own is None:
                 own = own_text(model, tokenizer, each, OWN_TOKENS)
                 part.put("own", str(OWN_TOKENS), own)
-            prompt = OnePrompt(model, each, tuple(own), [arm.policy for arm in arms])
+            prompt = OnePrompt(model, each, own)
             missing = {key for key in wanted if part.get("figures", key) is None}
-            keeps = {arm.key: prompt.policy_keeps(arm.policy) for arm in arms if arm.key in missing}
-            with np.load(sets / f"{each.name}.npz") as kept:
+            keeps = prompt.policies_keep({arm.key: arm.policy for arm in arms if arm.key in missing})
+            with np.load(sets / f"{name_of(each)}.npz") as kept:
                 keeps |= {key: prompt.peer_keeps(kept[key]) for key in labels if key in missing}
             part.put("figures", FULL, prompt.full)
             for key, keep in keeps.items():
@@ -65,10 +73,10 @@ def measure(
 
 
 def results(
-    asked: Sequence[Asked], found: Sequence[dict[str, Figures]], arms: Sequence[Arm], methods: Sequence[str]
+    asked: Sequence[Encoded], found: Sequence[dict[str, Figures]], arms: Sequence[Arm], methods: Sequence[str]
 ) -> list[Found]:
     """One `Found` per share; the first arm at a share leads."""
-    contexts = np.array([each.context for each in asked])
+    contexts = np.array([each.context_key for each in asked])
     table = []
     for share in sorted({arm.share for arm in arms}):
         ours = [arm for arm in arms if arm.share == share]
@@ -78,26 +86,26 @@ def results(
     return table
 
 
-def check(model: Any, tokenizer: Any, kvpress: Kvpress, asked: Asked, methods: Sequence[str]) -> dict[str, float]:
+def check(model: Any, tokenizer: Any, kvpress: Kvpress, asked: Encoded, methods: Sequence[str]) -> dict[str, float]:
     """Largest difference of logits per press: read over its kept set here, and really served by kvpress."""
-    text = [*asked.between, *own_text(model, tokenizer, asked, CHECKED)]
-    sets = kvpress.sets({asked.name: asked.before}, methods, [SERVED])
-    prompt = OnePrompt(model, asked, tuple(text[len(asked.between) :]), [])
+    text, name = own_text(model, tokenizer, asked, CHECKED), name_of(asked)
+    sets = kvpress.sets({name: asked.prompt_ids}, methods, [SERVED])
+    theirs = kvpress.native(asked.prompt_ids, [*asked.question_ids, *text], methods, SERVED)
+    prompt = OnePrompt(model, asked, text)
     found = {}
-    with (
-        np.load(sets / f"{asked.name}.npz") as kept,
-        np.load(kvpress.native(asked.before, text, methods, SERVED)) as native,
-    ):
+    with np.load(sets / f"{name}.npz") as kept, np.load(theirs) as native:
         for method in methods:
-            ours = prompt.logits(prompt.peer_keeps(kept[label(method, SERVED)]), text)
-            found[method] = float(np.abs(ours.cpu().numpy() - native[method]).max())
+            ours = prompt.logits(prompt.peer_keeps(kept[label(method, SERVED)]))[1][0]
+            found[method] = float(np.abs(ours.cpu().numpy() - native[method][-len(text) :]).max())
     return found
 
 
-def _serving(model: Any, kvpress: Kvpress, asked: Sequence[Asked], arms: Sequence[Arm], methods: Sequence[str]) -> None:
+def _serving(
+    model: Any, kvpress: Kvpress, asked: Sequence[Encoded], arms: Sequence[Arm], methods: Sequence[str]
+) -> None:
     ours = {arm.name: arm.policy for arm in arms if arm.share == SERVED}
     found = medians(cost(model, asked, ours), FULL)
-    theirs = medians(kvpress.cost({each.name: each.before for each in asked}, methods, SERVED), FULL)
+    theirs = medians(kvpress.cost({name_of(each): each.prompt_ids for each in asked}, methods, SERVED), FULL)
     found |= {f"{FULL}, kvpress's transformers" if name == FULL else name: row for name, row in theirs.items()}
     console.print(cost_table(found, SERVED, len(asked)))
     report("peers serving", found)
@@ -112,7 +120,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--measure", type=int, default=100)
     parser.add_argument("--config", action="append", default=[], help="a policy that a2sf-tune wrote; may be repeated")
     parser.add_argument("--half-life", type=float, nargs="+", help="of built-in arms: 16, or 256 for --cut context")
-    parser.add_argument("--cut", choices=sorted(HALF_LIFE), default="prompt", help="when the cache is pruned")
+    parser.add_argument("--cut", choices=CUTS, default=PROMPT, help="when the cache is pruned")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--methods", nargs="+", choices=PRESSES, default=PRESSES)
     parser.add_argument("--serve", type=int, default=0, help="prompts to time serving on; 0 leaves it out")
@@ -127,19 +135,19 @@ def main() -> None:
     options = _options()
     model, tokenizer = load_model(options.model, "cpu", "float32")
     kvpress = Kvpress(options.cache, model, tokenizer)
-    task = task_of(options.task)
-    tune, asked = prompts(model, tokenizer, task, options.data, options.cut, options.tune, options.measure)
-    lengths = [len(each.before) for each in asked]
+    task = task_of(options.task).with_cut(options.cut)
+    tune, asked = prompts(model, tokenizer, task, options.data, options.tune, options.measure)
+    lengths = [len(each.prompt_ids) for each in asked]
     if options.check:
         for method, error in check(model, tokenizer, kvpress, asked[0], options.methods).items():
             console.print(f"{method}: logits within {error:.1e}")
         return
     profile = profile_of(model, tokenizer, tune, options.cache / "profiles" / f"{kvpress.identity}")
-    arms = exported(options.config, options.shares, int(np.mean(lengths)))
+    arms = exported(options.config, options.shares, int(np.mean(lengths)), options.cut)
     shares = sorted({*options.shares, *(arm.share for arm in arms)})
     for half_life in options.half_life or [HALF_LIFE[options.cut]]:
         arms += builtin(profile, shares, half_life)
-    sets = kvpress.sets({each.name: each.before for each in asked}, options.methods, shares)
+    sets = kvpress.sets({name_of(each): each.prompt_ids for each in asked}, options.methods, shares)
     labels = [label(method, share) for method in options.methods for share in shares]
     to = options.cache / "figures" / f"{kvpress.identity}"
     found = results(asked, measure(model, tokenizer, asked, arms, labels, sets, to), arms, options.methods)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,20 @@ from torch import Tensor
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from a2sf_core.rules.position import Position
-from benchmarks.peers_prompts import Asked
+from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
+from tuner.measuring.bank import Bank
 from tuner.measuring.batch import PromptBatch, keep_masks
 from tuner.measuring.engine import by_gathering
-from tuner.measuring.losses import FullAnswers, JudgedText, TokenLosses
+from tuner.measuring.losses import TokenLosses
 from tuner.measuring.reading import Reader
 
 TEXTS = ("reference", "own")
 FIGURES = ("kl", "nll", "changed", "accuracy")
 """Per text, as in `Losses`: KL to the full cache, likelihood of the text, top choice unlike the full cache's, right."""
 FULL = "full cache"
+FEW = 4
+"""Rules of a policy up to which all layers rank by all of them; a policy with more has one for each layer."""
 Keep = list[Tensor]
 """Per layer: bool `[1, kv_head, key]`."""
 Figures = dict[str, Any]
@@ -30,64 +33,54 @@ Figures = dict[str, Any]
 
 
 class OnePrompt:
-    """One prompt that was read once, and its texts.
+    """One prompt that was read once, and its texts; a question behind the cut is read, not judged.
 
     Args:
-        policies: those of ours that will be measured on it: their rules rank its tokens.
         own: what the full cache writes.
     """
 
-    def __init__(self, model: Any, asked: Asked, own: tuple[int, ...], policies: Sequence[Policy]) -> None:
-        for policy in policies:
+    def __init__(self, model: Any, asked: Encoded, own: Sequence[int]) -> None:
+        self._model, self._asked = model, asked
+        self._reader = Reader(model, [asked], Bank((Position(),)))
+        self.batch: PromptBatch = self._reader.judged_along(self._reader.read([0]), [own])
+        self.full = self.figures(self._reader.all_of(self.batch))
+
+    def policies_keep(self, policies: Mapping[str, Policy]) -> dict[str, Keep]:
+        """What ours keep; the prompt is read again for their rules, and once more for each policy that was learned."""
+        for policy in policies.values():
             if not by_gathering(policy):
                 raise A2SFError("Peers are compared by kept sets, cut once: the policy's evict must be 'prefill'.")
-        rules = dict.fromkeys(layer.ranked_by for policy in policies for layer in policy.layers)
-        self._bank = (*rules, *(() if Position() in rules else (Position(),)))
-        self._reader = Reader(model, [asked.encoded()], self._bank)
-        self.batch: PromptBatch = self._reader.read([0])
-        self._n_between = len(asked.between)
-        self._texts = {
-            name: self._judged([*asked.between, *text]) for name, text in (("reference", asked.reference), ("own", own))
+        rules = {key: [layer.ranked_by for layer in policy.layers] for key, policy in policies.items()}
+        alike = [key for key, own in rules.items() if len(set(own)) <= FEW]
+        shared = dict.fromkeys([rule for key in alike for rule in rules[key]] + [Position()])
+        banks = [(alike, Bank(tuple(shared)))] if alike else []
+        banks += [([key], Bank((Position(),), tuple(own))) for key, own in rules.items() if key not in alike]
+        return {
+            key: keep_masks(batch, policies[key], bank)
+            for keys, bank in banks
+            for batch in [Reader(self._model, [self._asked], bank).read([0])]
+            for key in keys
         }
-        self.full = self.figures(self._whole())
-
-    def policy_keeps(self, policy: Policy) -> Keep:
-        """What one of ours keeps."""
-        return keep_masks(self.batch, policy, self._bank)
 
     def peer_keeps(self, mask: np.ndarray) -> Keep:
         """From bool `[layer, kv_head, key]`."""
-        heads = tuple(self.batch.layers[0].keys.shape[1:3])
-        if mask.shape != (len(self.batch.layers), *heads):
-            raise A2SFError(f"a peer's kept set has the shape {mask.shape}, not {(len(self.batch.layers), *heads)}.")
+        shape = len(self.batch.layers), *self.batch.layers[0].keys.shape[1:3]
+        if mask.shape != shape:
+            raise A2SFError(f"a peer's kept set has the shape {mask.shape}, not {shape}.")
         return [torch.from_numpy(layer)[None].to(self.batch.mask.device) for layer in mask]
 
-    def logits(self, keep: Keep, text: Sequence[int]) -> Tensor:
-        """`[token, vocab]`: what predicts each token of `text`, which begins with the question if it comes after."""
-        ids = torch.tensor([list(text)], device=self.batch.mask.device)
-        with answering(self._reader.model):
-            return self._reader.follow(self.batch, keep, ids, torch.ones_like(ids, dtype=torch.bool))[0]
+    def logits(self, keep: Keep) -> list[Tensor]:
+        """`[1, token, vocab]` of each text: what predicts its tokens."""
+        with answering(self._model):
+            return self._reader.follow_each(self.batch, keep, [(text.ids, text.valid) for text in self.batch.texts])
 
     def figures(self, keep: Keep) -> Figures:
-        """What this kept set costs along both texts; a question behind the cut is read, not judged."""
+        """What this kept set costs along both texts."""
         found: Figures = {"kept": float(torch.stack([layer.double().mean() for layer in keep]).mean())}
-        texts = self._texts.values()
-        with answering(self._reader.model):
-            read = [(text.ids, torch.ones_like(text.valid)) for text in texts]
-            along = self._reader.follow_each(self.batch, keep, read)
-        for name, text, logits in zip(self._texts, texts, along, strict=True):
+        for name, text, logits in zip(TEXTS, self.batch.texts, self.logits(keep), strict=True):
             losses = TokenLosses.of(logits, text)
             found[name] = [float(getattr(losses, figure)[0]) for figure in FIGURES]
         return found
-
-    def _whole(self) -> Keep:
-        return [torch.ones_like(layer.keys[..., 0], dtype=torch.bool) for layer in self.batch.layers]
-
-    def _judged(self, ids: Sequence[int]) -> JudgedText:
-        """A text with what the full cache says of it, the question left out."""
-        logits = self.logits(self._whole(), ids)
-        valid = torch.arange(len(ids), device=logits.device)[None] >= self._n_between
-        return JudgedText(torch.tensor([list(ids)], device=logits.device), valid, FullAnswers.of(logits[valid[0]]))
 
 
 def column(figures: Sequence[Figures], text: str, name: str) -> np.ndarray:

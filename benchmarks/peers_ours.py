@@ -20,8 +20,10 @@ from a2sf_core.config import A2SFConfig
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach, cache_argument
 from benchmarks.heads import per_head
+from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
-from benchmarks.peers_prompts import Asked
+from benchmarks.peers_prompts import name_of
+from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import max_tokens
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import Reconstruction
@@ -53,19 +55,16 @@ def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) 
     return [Arm(f"ours, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
 
 
-def profile_of(model: Any, tokenizer: Any, tune: Sequence[Asked], file: Path) -> Reconstruction:
+def profile_of(model: Any, tokenizer: Any, tune: Sequence[Encoded], file: Path) -> Reconstruction:
     """From at most `MOST_PROMPTS` of the prompts to tune on; what was measured is kept in `file`."""
-    known: dict[str, Asked] = {}
-    for asked in tune:  # no two with the same context
-        known.setdefault(asked.context, asked)
-    some = [asked.encoded() for asked in list(known.values())[:MOST_PROMPTS]]
+    some = list({asked.context_key: asked for asked in reversed(tune)}.values())[::-1][:MOST_PROMPTS]
     file.parent.mkdir(parents=True, exist_ok=True)
     limit = max_tokens(model, tokenizer)
-    part = Part(file.with_name(f"{file.name}-{some[0].id}.json"))
+    part = Part(file.with_name(f"{file.name}-{name_of(some[0])}.json"))
     return measure_reconstruction(model, some, range(len(some)), limit, part, lambda _done, _total: None).profile
 
 
-def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int) -> list[Arm]:
+def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: str) -> list[Arm]:
     """One arm per file that a2sf-tune wrote, at the nearest of `shares` if it is as large, else at its own.
 
     Args:
@@ -73,7 +72,10 @@ def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int) -> li
     """
     arms = []
     for file in files:
-        policy = A2SFConfig.from_pretrained(file).policy
+        config = A2SFConfig.from_pretrained(file)
+        policy = config.policy
+        if config.cut != cut:
+            console.print(f"{file} was tuned for cut: {config.cut}, and is measured with cut: {cut}.")
         own = policy.cache_fraction(n_tokens)
         near = min(shares, key=lambda share: abs(share - own))
         share = near if abs(near - own) <= NEAR * near else round(own, 3)
@@ -86,12 +88,12 @@ def _stem(file: Path) -> str:
 
 
 @torch.no_grad()
-def cost(model: Any, prompts: Sequence[Asked], policies: dict[str, Policy]) -> dict[str, dict[str, list[float]]]:
+def cost(model: Any, prompts: Sequence[Encoded], policies: dict[str, Policy]) -> dict[str, dict[str, list[float]]]:
     """Per policy: "seconds" of CPU to the first token and "bytes" held after the cut, really served, one each per
     prompt; transformers itself beside them as `FULL`."""
     found: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "bytes": []} for name in (FULL, *policies)}
     for asked in [prompts[0], *prompts]:  # the first one warms up
-        ids = torch.tensor([asked.before], device=model.device)
+        ids = torch.tensor([asked.prompt_ids], device=model.device)
         for name, figures in found.items():
             policy = policies.get(name)
             with attach(policy, model) if policy else nullcontext():

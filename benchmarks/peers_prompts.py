@@ -1,18 +1,16 @@
-"""The prompts that peers are compared on: what is read before the cut, what after it, and the texts that are judged."""
+"""The prompts that peers are compared on, and what the full cache writes behind them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from a2sf_core.errors import A2SFError
-from studies.samples import Sample, bundled_samples
+from studies.samples import bundled_samples
 from tuner.inputs.data import load_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.greedy import greedily
@@ -22,32 +20,12 @@ from tuner.inputs.tasks import Task, load_task
 REAL_TASKS = Path(__file__).parent.parent / "studies" / "real"
 SHORTEST = 65
 """Tokens before the cut: kvpress's SnapKV takes no fewer with its window of 64."""
-OTHER_QUESTIONS = ("?", "Zebras")
-"""What a prompt shares with its like under these is what is known before any question."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One prompt of the comparison, as token ids.
-
-    before: what is read and cut. between: what is read over the kept keys before an answer (nothing, or the question).
-    reference: the answer that is asked for. context: equal for prompts that are drawn together in a bootstrap.
-    """
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    reference: tuple[int, ...]
-    context: str
-
-    @property
-    def name(self) -> str:
-        """Told apart by all of its tokens."""
-        ids = json.dumps([self.before, self.between, self.reference])
-        return hashlib.sha256(ids.encode()).hexdigest()[:16]
-
-    def encoded(self) -> Encoded:
-        """As the engine's reader takes it: what is cut is the prompt, all behind it the answer."""
-        return Encoded(self.name, self.before, self.between + self.reference, "", False, self.context)
+def name_of(asked: Encoded) -> str:
+    """A prompt with its question and reference, told apart by all of their tokens."""
+    ids = json.dumps([asked.prompt_ids, asked.question_ids, asked.answer_ids])
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
 
 def task_of(name_or_path: str) -> Task:
@@ -57,8 +35,8 @@ def task_of(name_or_path: str) -> Task:
 
 
 def prompts(
-    model: Any, tokenizer: Any, task: Task, data: str | None, cut: str, n_tune: int, n_measure: int
-) -> tuple[list[Asked], list[Asked]]:
+    model: Any, tokenizer: Any, task: Task, data: str | None, n_tune: int, n_measure: int
+) -> tuple[list[Encoded], list[Encoded]]:
     """Those to tune on and those to measure on; no context is in both.
 
     Of a file the first `n_tune` rows tune and the next `n_measure` are measured. Bundled samples are numbered: what
@@ -76,36 +54,17 @@ def prompts(
     known = {sample.context for sample in tune}
     fresh = [sample for sample in rest if sample.context not in known][:n_measure]
     limit = max_tokens(model, tokenizer)
-    return _asked(tune, tokenizer, task, limit, cut), _asked(fresh, tokenizer, task, limit, cut)
-
-
-def _asked(samples: Sequence[Sample], tokenizer: Any, task: Task, limit: int, cut: str) -> list[Asked]:
-    found = []
-    for sample in samples:
-        [each] = encode([sample], tokenizer, task, limit)
-        end = len(each.prompt_ids)
-        if cut == "context":
-            others = encode([replace(sample, question=other) for other in OTHER_QUESTIONS], tokenizer, task, limit)
-            end = min(_in_common(each.prompt_ids, other.prompt_ids) for other in others)
-            if 2 * end < len(each.prompt_ids):
-                raise A2SFError(
-                    f"Only {end} of {len(each.prompt_ids)} tokens of {sample.id!r} come before its question; "
-                    "--cut context needs a task whose prompt has the context first."
-                )
-        ids = each.prompt_ids
-        found.append(Asked(ids[:end], ids[end:], each.answer_ids, each.context_key))
-    return [each for each in found if len(each.before) >= SHORTEST]
-
-
-def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    both = (encode(samples, tokenizer, task, limit) for samples in (tune, fresh))
+    learn, measure = ([each for each in some if len(each.prompt_ids) >= SHORTEST] for some in both)
+    if not learn or not measure:
+        raise A2SFError(f"There is nothing to compare: {len(learn)} prompts to tune on, {len(measure)} to measure.")
+    return learn, measure
 
 
 @torch.no_grad()
-def own_text(model: Any, tokenizer: Any, asked: Asked, most: int) -> tuple[int, ...]:
+def own_text(model: Any, tokenizer: Any, asked: Encoded, most: int) -> tuple[int, ...]:
     """What the model writes with its full cache, greedily: at most `most` tokens, with the one that ends it."""
-    ids = torch.tensor([asked.before + asked.between], device=model.device)
+    ids = torch.tensor([asked.whole_prompt], device=model.device)
     with greedily(model, tokenizer, most) as settings:
         written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     return tuple(written[0, ids.shape[1] :].tolist())

@@ -18,9 +18,10 @@ from benchmarks import kvpress_env
 from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
 from benchmarks.peers_ours import cost, exported, medians
 from benchmarks.peers_picture import draw
-from benchmarks.peers_prompts import Asked, own_text, prompts, task_of
+from benchmarks.peers_prompts import own_text, prompts, task_of
 from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
 from tuner.choices import REFERENCE
+from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model
 from tuner.measuring.engine import Engine
 
@@ -31,8 +32,8 @@ def reference() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def asked(reference: tuple[Any, Any]) -> Asked:
-    return prompts(*reference, task_of("knowledge"), None, "prompt", 1, 2)[1][0]
+def asked(reference: tuple[Any, Any]) -> Encoded:
+    return prompts(*reference, task_of("knowledge"), None, 1, 2)[1][0]
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +51,19 @@ def masks(keep: list[torch.Tensor]) -> np.ndarray:
     return torch.stack([layer[0] for layer in keep]).numpy()
 
 
-def test_a_kept_set_costs_what_the_engine_says(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+def test_a_kept_set_costs_what_the_engine_says(reference: tuple[Any, Any], asked: Encoded, policy: Policy) -> None:
     model, tokenizer = reference
-    prompt = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8), [policy])
-    found = prompt.figures(prompt.peer_keeps(masks(prompt.policy_keeps(policy))))
-    losses = Engine(model, [asked.encoded()], bank=[Decay(16.0)]).evaluate(policy)
+    prompt = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8))
+    found = prompt.figures(prompt.peer_keeps(masks(prompt.policies_keep({"ours": policy})["ours"])))
+    losses = Engine(model, [asked], bank=[Decay(16.0)]).evaluate(policy)
     for name in ("kl", "nll", "changed", "accuracy"):
         assert column([found], "reference", name)[0] == pytest.approx(getattr(losses, name)[0], abs=1e-5)
     assert found["kept"] == pytest.approx(losses.cache_fraction[0])
 
 
-def test_the_full_cache_agrees_with_itself_and_with_its_own_text(reference: tuple[Any, Any], asked: Asked) -> None:
+def test_the_full_cache_agrees_with_itself_and_with_its_own_text(reference: tuple[Any, Any], asked: Encoded) -> None:
     model, tokenizer = reference
-    full = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8), []).full
+    full = OnePrompt(model, asked, own_text(model, tokenizer, asked, 8)).full
     assert full["kept"] == 1
     for text in TEXTS:
         assert column([full], text, "kl")[0] == pytest.approx(0, abs=1e-6)
@@ -70,40 +71,42 @@ def test_the_full_cache_agrees_with_itself_and_with_its_own_text(reference: tupl
     assert column([full], "own", "accuracy")[0] == 1
 
 
-def test_a_question_after_the_cut_is_read_and_not_judged(reference: tuple[Any, Any], asked: Asked) -> None:
-    model, _ = reference
-    ids = asked.before
-    later = Asked(ids[:-9], ids[-9:], asked.reference, asked.context)
-    whole, cut = (OnePrompt(model, each, each.reference, []).full for each in (asked, later))
+def test_a_question_after_the_cut_is_read_and_not_judged(reference: tuple[Any, Any], asked: Encoded) -> None:
+    ids = asked.prompt_ids
+    later = replace(asked, prompt_ids=ids[:-9], question_ids=ids[-9:])
+    whole, cut = (OnePrompt(reference[0], each, each.answer_ids).full for each in (asked, later))
     assert column([cut], "reference", "nll")[0] == pytest.approx(column([whole], "reference", "nll")[0], abs=1e-4)
 
 
-def test_before_the_question_nothing_of_it_is_known(reference: tuple[Any, Any]) -> None:
-    model, tokenizer = reference
-    task = task_of("knowledge")
-    [whole] = prompts(model, tokenizer, task, None, "prompt", 1, 1)[1]
-    [cut] = prompts(model, tokenizer, task, None, "context", 1, 1)[1]
-    assert cut.before + cut.between == whole.before
-    assert tokenizer.decode(cut.before).rstrip().endswith("Question:")
-    assert tokenizer.decode(cut.between).rstrip().endswith("Answer:")
-    first = task.model_copy(update={"prompt": "{question}\n{context}"})
-    with pytest.raises(A2SFError, match="context first"):
-        prompts(model, tokenizer, first, None, "context", 1, 1)
-
-
 def test_what_tunes_is_not_measured(reference: tuple[Any, Any]) -> None:
-    tune, measured = prompts(*reference, task_of("knowledge"), None, "prompt", 4, 4)
-    assert not {each.context for each in tune} & {each.context for each in measured}
+    tune, measured = prompts(*reference, task_of("knowledge"), None, 4, 4)
+    assert not {each.context_key for each in tune} & {each.context_key for each in measured}
 
 
-def test_a_policy_that_cuts_while_it_reads_is_refused(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+def test_a_policy_that_cuts_while_it_reads_is_refused(
+    reference: tuple[Any, Any], asked: Encoded, policy: Policy
+) -> None:
     stepwise = replace(policy, evict="chunk=64")
     with pytest.raises(A2SFError, match="prefill"):
-        OnePrompt(reference[0], asked, asked.reference, [stepwise])
+        OnePrompt(reference[0], asked, asked.answer_ids).policies_keep({"ours": stepwise})
 
 
-def test_kept_sets_of_another_model_are_refused(reference: tuple[Any, Any], asked: Asked) -> None:
-    prompt = OnePrompt(reference[0], asked, asked.reference, [])
+def test_a_policy_with_a_rule_for_each_layer_is_ranked_by_its_own(
+    reference: tuple[Any, Any], asked: Encoded, policy: Policy
+) -> None:
+    own = [replace(layer, rule=Decay(2.0**place)) for place, layer in enumerate(policy.layers)]
+    mixed = Policy(tuple(own))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.peers_evaluator.FEW", 1)
+        keep = OnePrompt(reference[0], asked, asked.answer_ids).policies_keep({"plain": policy, "mixed": mixed})
+    engine = Engine(reference[0], [asked], bank=[layer.rule for layer in mixed.layers] + [Decay(16.0)])
+    for name, each in (("plain", policy), ("mixed", mixed)):
+        [(_, expected)] = engine.batches(each)
+        assert all(map(torch.equal, keep[name], expected))
+
+
+def test_kept_sets_of_another_model_are_refused(reference: tuple[Any, Any], asked: Encoded) -> None:
+    prompt = OnePrompt(reference[0], asked, asked.answer_ids)
     with pytest.raises(A2SFError, match="shape"):
         prompt.peer_keeps(np.ones((1, 1, 3), dtype=bool))
 
@@ -152,12 +155,12 @@ def test_an_exported_policy_is_compared_where_it_is_as_large(tmp_path: Path, ref
     for name, budget in (("near", 0.199), ("far", 0.3)):
         policy = Policy.h2o(n_layers, budget)
         A2SFConfig(fingerprint(reference[0]), "knowledge", policy).save_pretrained(tmp_path / name)
-    near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), 1000)
+    near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), 1000, "prompt")
     assert (near.share, far.share) == (0.2, 0.3)
     assert near.name == "ours, near"
 
 
-def test_serving_holds_less_than_the_full_cache(reference: tuple[Any, Any], asked: Asked, policy: Policy) -> None:
+def test_serving_holds_less_than_the_full_cache(reference: tuple[Any, Any], asked: Encoded, policy: Policy) -> None:
     found = medians(cost(reference[0], [asked], {"ours": policy}), FULL)
     assert found["ours"]["bytes_ratio"] == pytest.approx(0.2, abs=0.02)
     assert found[FULL]["bytes_ratio"] == 1

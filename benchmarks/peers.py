@@ -23,7 +23,7 @@ from a2sf_core.cuts import CUTS, PROMPT
 from benchmarks.kvpress_env import CACHE, PRESSES, Kvpress, label
 from benchmarks.lab import console, report
 from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
-from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, cost, exported, medians, profile_of
+from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost, exported, learned, medians, profile_of
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
@@ -111,6 +111,22 @@ def _serving(
     report("peers serving", found)
 
 
+def _ours(
+    options: argparse.Namespace, model: Any, tokenizer: Any, tune: Sequence[Encoded], n_tokens: int, file: Path
+) -> list[Arm]:
+    """Exported policies first, then what needs no study; the first at a share is what peers are compared with."""
+    arms = exported(options.config, options.shares, n_tokens, options.cut)
+    shares = sorted({*options.shares, *(arm.share for arm in arms)})
+    profile = profile_of(model, tokenizer, tune, file)
+    console.print(f"{len(profile.kept)} prompts to tune on were read twice")
+    if options.learn:
+        rules = learned(model, tokenizer, tune[-options.learn :], OWN_TOKENS, file)
+        arms += builtin_learned(profile, shares, rules)
+    for half_life in options.half_life or [HALF_LIFE[options.cut]]:
+        arms += builtin(profile, shares, half_life)
+    return arms
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=SMOLLM2)
@@ -119,6 +135,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tune", type=int, default=200, help="rows to learn budgets from; they are not measured")
     parser.add_argument("--measure", type=int, default=100)
     parser.add_argument("--config", action="append", default=[], help="a policy that a2sf-tune wrote; may be repeated")
+    parser.add_argument(
+        "--learn", type=int, default=24, help="rows, the last to tune on, to learn forgetting from; 0: not"
+    )
     parser.add_argument("--half-life", type=float, nargs="+", help="of built-in arms: 16, or 256 for --cut context")
     parser.add_argument("--cut", choices=CUTS, default=PROMPT, help="when the cache is pruned")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
@@ -142,11 +161,8 @@ def main() -> None:
         for method, error in check(model, tokenizer, kvpress, asked[0], options.methods).items():
             console.print(f"{method}: logits within {error:.1e}")
         return
-    profile = profile_of(model, tokenizer, tune, options.cache / "profiles" / f"{kvpress.identity}")
-    arms = exported(options.config, options.shares, int(np.mean(lengths)), options.cut)
-    shares = sorted({*options.shares, *(arm.share for arm in arms)})
-    for half_life in options.half_life or [HALF_LIFE[options.cut]]:
-        arms += builtin(profile, shares, half_life)
+    arms = _ours(options, model, tokenizer, tune, int(np.mean(lengths)), options.cache / "profiles" / kvpress.identity)
+    shares = sorted({arm.share for arm in arms})
     sets = kvpress.sets({name_of(each): each.prompt_ids for each in asked}, options.methods, shares)
     labels = [label(method, share) for method in options.methods for share in shares]
     to = options.cache / "figures" / f"{kvpress.identity}"
@@ -154,8 +170,8 @@ def main() -> None:
     console.width = 170
     console.print(
         f"{options.data or task.name}, cut: {options.cut}. {len(asked)} prompts of {min(lengths)} to {max(lengths)} "
-        f"tokens (median {int(np.median(lengths))}), {len(set(found[0].contexts.tolist()))} contexts; "
-        f"{len(profile.kept)} other prompts read twice. {full_line(found[0])}"
+        f"tokens (median {int(np.median(lengths))}), {len(set(found[0].contexts.tolist()))} contexts. "
+        + full_line(found[0])
     )
     every = []
     for at_share in found:

@@ -18,13 +18,19 @@ from transformers import DynamicCache
 from a2sf_core.cache import A2SFCache, cache_nbytes
 from a2sf_core.config import A2SFConfig
 from a2sf_core.policy import Policy
+from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.catalogue import read_rule
 from a2sf_core.switch import attach, cache_argument
 from benchmarks.heads import per_head
 from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import name_of
 from tuner.inputs.encoding import Encoded
+from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import max_tokens
+from tuner.measuring.engine import Engine
+from tuner.measuring.texts import Ends
+from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
@@ -55,6 +61,28 @@ def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) 
     return [Arm(f"ours, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
 
 
+def builtin_learned(profile: Reconstruction, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
+    """The same budgets with a rule for each layer."""
+    arms = []
+    for share in shares:
+        layers = zip(per_head(profile, share).layers, rules, strict=True)
+        arms.append(
+            Arm("ours, learned forgetting", share, Policy(tuple(replace(own, rule=rule) for own, rule in layers)))
+        )
+    return arms
+
+
+def learned(model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int, file: Path) -> list[ScoreRule]:
+    """A forgetting rule for each layer, fitted to both texts of the prompts `tune`; `file` keeps them."""
+    part = Part(file.with_name(f"{file.name}-learned-{len(tune)}-{name_of(tune[0])}.json"))
+    if part.get("rules", str(own_tokens)) is None:
+        ends = Ends(own_tokens, frozenset(end_tokens(model, tokenizer)))
+        teacher = Engine(model, tune, ends=ends, learn_from=LEARNED_FROM)
+        rules = learned_rules(teacher, range(len(tune)), lambda _done, _total: None)
+        part.put("rules", str(own_tokens), [rule.to_dict() for rule in rules])
+    return [read_rule(rule, "rule") for rule in part.get("rules", str(own_tokens))]
+
+
 def profile_of(model: Any, tokenizer: Any, tune: Sequence[Encoded], file: Path) -> Reconstruction:
     """From at most `MOST_PROMPTS` of the prompts to tune on; what was measured is kept in `file`."""
     some = list({asked.context_key: asked for asked in reversed(tune)}.values())[::-1][:MOST_PROMPTS]
@@ -79,12 +107,9 @@ def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: 
         own = policy.cache_fraction(n_tokens)
         near = min(shares, key=lambda share: abs(share - own))
         share = near if abs(near - own) <= NEAR * near else round(own, 3)
-        arms.append(Arm(f"ours, {_stem(Path(file))}", share, policy))
+        is_first = share not in [arm.share for arm in arms]
+        arms.append(Arm("ours, exported" if is_first else f"ours, {file}", share, policy))
     return arms
-
-
-def _stem(file: Path) -> str:
-    return file.name if file.is_dir() else file.parent.name if file.name == "a2sf_config.json" else file.stem
 
 
 @torch.no_grad()

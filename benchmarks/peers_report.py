@@ -95,11 +95,13 @@ def quality_table(found: Found, text: str, title: str) -> Table:
 def in_markdown(found: Sequence[Found], text: str) -> str:
     """One table over all shares along one text: KL, and what ours is of it, both with intervals; the best first."""
     columns = [{row["method"]: row for row in rows(each, text)} for each in found]
-    methods = sorted(found[-1].methods, key=lambda name: np.mean([np.log(each[name]["kl"][0]) for each in columns]))
+    names = dict.fromkeys(name for each in found for name in each.methods)
+    methods = sorted(names, key=lambda name: max(each[name]["kl"][0] for each in columns if name in each))
     heads = [f"{each.share:.0%}: KL; ours / it" for each in found]
     lines = [f"| {text} text | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in methods:
-        cells = [_short(each[name]["kl"]) + _short(each[name].get("ratio"), "; ") for each in columns]
+        own = [each.get(name, {}) for each in columns]
+        cells = [_short(row.get("kl")) + _short(row.get("ratio"), "; ") for row in own]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -15,10 +15,11 @@ from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from benchmarks import kvpress_env
+from benchmarks.peers import measure, results
 from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
-from benchmarks.peers_ours import cost, exported, medians
+from benchmarks.peers_ours import builtin, builtin_learned, cost, exported, learned, medians, profile_of
 from benchmarks.peers_picture import draw
-from benchmarks.peers_prompts import own_text, prompts, task_of
+from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
 from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded
@@ -157,7 +158,28 @@ def test_an_exported_policy_is_compared_where_it_is_as_large(tmp_path: Path, ref
         A2SFConfig(fingerprint(reference[0]), "knowledge", policy).save_pretrained(tmp_path / name)
     near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), 1000, "prompt")
     assert (near.share, far.share) == (0.2, 0.3)
-    assert near.name == "ours, near"
+    assert near.name == far.name == "ours, exported"
+
+
+def test_ours_need_no_study_and_are_measured_once(tmp_path: Path, reference: tuple[Any, Any]) -> None:
+    model, tokenizer = reference
+    tune, [asked] = prompts(model, tokenizer, task_of("knowledge"), None, 3, 1)
+    profile = profile_of(model, tokenizer, tune, tmp_path / "profiles" / "small")
+    rules = learned(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
+    assert rules == learned(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
+    arms = [*builtin_learned(profile, [0.2], rules), *builtin(profile, [0.2], 16.0)]
+    name = name_of(asked)
+    mask = np.zeros((len(rules), model.config.num_key_value_heads, len(asked.prompt_ids)), dtype=bool)
+    mask[..., -20:] = True
+    np.savez(tmp_path / f"{name}.npz", **{"TOVA at 0.2": mask})
+    found = [
+        results([asked], measure(model, tokenizer, [asked], arms, ["TOVA at 0.2"], tmp_path, tmp_path), arms, ["TOVA"])
+        for _ in range(2)
+    ]
+    assert list(found[0][0].methods) == ["ours, learned forgetting", "ours, half-life 16", "TOVA"]
+    assert found[0][0].methods == found[1][0].methods
+    for arm in ("ours, learned forgetting", "ours, half-life 16"):
+        assert found[0][0].methods[arm][0]["kept"] == pytest.approx(0.2, abs=0.02)
 
 
 def test_serving_holds_less_than_the_full_cache(reference: tuple[Any, Any], asked: Encoded, policy: Policy) -> None:

@@ -21,7 +21,8 @@ def test_the_json_has_its_names_in_their_order(finished: Finished) -> None:
     written = json.loads(json.dumps(finished.result.evidence.to_dict()))
     assert list(written) == [
         "status", "verdict", "power", "goal_points", "metric", "cut", "policy_from", "quality", "cache",
-        "dropped_tokens", "best_baseline", "choice", "precision", "samples", "trials", "warm_start", "study", "mlflow_run_id",
+        "dropped_tokens", "best_baseline", "choice", "precision", "samples", "trials", "warm_start", "study",
+        "mlflow_run_id",
     ]  # fmt: skip
     assert list(written["quality"]) == [
         "full_cache", "difference_points", "token_accuracy_full_cache", "token_accuracy_policy", "nll_increase_nats",

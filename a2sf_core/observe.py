@@ -53,6 +53,7 @@ def read_prompt(
     attention_mask: Tensor | None = None,
     rules: Sequence[ScoreRule] = (),
     chunk: int | None = None,
+    own: Sequence[ScoreRule] = (),
 ) -> Prompt:
     """Read a prompt once; the scores are the ones that the serving path computes.
 
@@ -62,6 +63,7 @@ def read_prompt(
         attention_mask: `[batch, n]`, 0 for padding.
         rules: score rules; all that they need is gathered in the one pass.
         chunk: tokens per forward, to bound the activations; None reads all at once.
+        own: one rule more for each layer, whose scores come last; or none.
 
     Raises:
         A2SFError: if the model cannot be served or is attached.
@@ -74,7 +76,8 @@ def read_prompt(
     # Positions count valid tokens, as generate has it; OPT would do so itself, most models would not.
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, n]
     n_layers: int = model.config.get_text_config().num_hidden_layers
-    layers = [A2SFLayer(LayerPolicy(), observes=rules) for _ in range(n_layers)]
+    observed = [(*rules, *own[layer : layer + 1]) for layer in range(n_layers)]
+    layers = [A2SFLayer(LayerPolicy(), observes=each) for each in observed]
     cache = A2SFCache(layers=layers)
     size = n if chunk is None else chunk
     with switched(model):
@@ -88,7 +91,8 @@ def read_prompt(
                 logits_to_keep=1,
                 **{cache_argument(model): cache},
             )
-    return Prompt([_observed(layer, rules) for layer in layers], output.logits[:, -1], valid)
+    found = [_observed(layer, each) for layer, each in zip(layers, observed, strict=True)]
+    return Prompt(found, output.logits[:, -1], valid)
 
 
 def _observed(layer: A2SFLayer, rules: Sequence[ScoreRule]) -> PromptLayer:

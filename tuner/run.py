@@ -10,6 +10,8 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.rules.base import ScoreRule
+from a2sf_core.shape import n_kv_heads
 from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
@@ -34,6 +36,8 @@ from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
+from tuner.search.learned_file import LEARNED_FILE, Lesson, kept_lesson
+from tuner.search.learning import LEARNED_FROM
 from tuner.search.lock import only_run_in
 from tuner.search.objectives import MEMORY, QUALITY, SIGNAL
 from tuner.search.profiles import kept_profile
@@ -99,12 +103,14 @@ class _Job:
         """What contenders are held to on the samples of `engines`."""
         return Contest(engines, self.grader, self.settings.max_degradation, self.settings.seed)
 
-    def engine(self, name: str, part: Sequence[Encoded]) -> Engine:
-        """An engine that has read `part`."""
+    def engine(
+        self, name: str, part: Sequence[Encoded], own: Sequence[ScoreRule], learn_from: Sequence[float] = ()
+    ) -> Engine:
+        """An engine that has read `part`, and knows the rules `own`, one for each layer, or can learn some."""
         progress = self.watch.step(f"Reading {name} prompts")
         return Engine(
             self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
-            bank=self.dimensions.bank, ends=self.grader.ends,
+            bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from,
         )  # fmt: skip
 
 
@@ -171,7 +177,10 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
 def _search(job: _Job) -> _Found:
     """Read the search prompts, profile the layers and heads where the space asks for it, run the trials."""
     settings = job.settings
-    engine = job.engine("search", job.parts.search)
+    path = job.folder / LEARNED_FILE
+    lesson = Lesson.load(path, job.dimensions.n_layers, n_kv_heads(job.model)) if path.exists() else None
+    learn_from = LEARNED_FROM if job.dimensions.learns and lesson is None else ()
+    engine = job.engine("search", job.parts.search, lesson.rules if lesson else (), learn_from)
     if not engine.evaluate(Policy.full(engine.n_layers)).finite():
         raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
     scores = job.grader(engine, Policy.full(engine.n_layers))
@@ -181,6 +190,9 @@ def _search(job: _Job) -> _Found:
         known = job.warm.profile
         profile = kept_profile(job.folder, known, engine, job.dimensions, job.limit, settings.seed, job.watch)
     space = Space.of(job.dimensions, profile)
+    if learn_from:
+        lesson = kept_lesson(job.folder, engine, space, settings.seed, job.watch)
+    space = Space.of(job.dimensions, profile, lesson.rules if lesson else ())
     plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
 
@@ -205,7 +217,7 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
 def _choose(job: _Job, found: _Found) -> _Chosen:
     """Choose on search and select samples together, and how many others are to judge the choice."""
     settings = job.settings
-    select = job.engine("select", job.parts.select)
+    select = job.engine("select", job.parts.select, found.space.learned)
     seen, n_judges, progress = job.contest(found.engine, select), job.power.n_contexts, job.watch.step("Choosing")
     choice = choose(seen, n_judges, found.space, found.records, progress)
     report: Sequence[Encoded] = job.parts.report
@@ -218,7 +230,7 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
 
 def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
-    unseen = job.engine("report", chosen.report)
+    unseen = job.engine("report", chosen.report, found.space.learned)
     choice = chosen.choice
     rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
     looks = job.study.count_report_look(rungs)

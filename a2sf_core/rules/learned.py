@@ -1,7 +1,8 @@
 """The rule whose forgetting was learned: for every KV head a product of powers of what each half-life remembers.
 
 With one half-life it is A2SF's own rule. With several, a head may prefer what was looked at again and again to what
-was looked at just now, or the other way round. The powers are fitted by the tuner (tuner/search/learning.py).
+was looked at just now, or the other way round; and a token of a small value moves little however much it is looked at
+(VATP, arXiv 2406.12335). The powers are fitted by the tuner (tuner/search/learning.py).
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ _MOST = 20.0
 
 @dataclass(frozen=True)
 class Learned(ScoreRule):
-    """prod_h (A_h + FLOOR)^w_h, with A_h the attention that a token received, forgotten with half-life h.
+    """|v|^u prod_h (A_h + FLOOR)^w_h: v the token's value, A_h its attention, forgotten with half-life h.
 
     Attributes:
         half_lives: tokens, at least one, each once.
         powers: `[kv_head][half_life]`, the w_h of every KV head of the layer that the rule is for.
+        value_powers: `[kv_head]`, the u of every KV head.
 
     Raises:
         A2SFError: naming the field that is wrong.
@@ -41,6 +43,7 @@ class Learned(ScoreRule):
     name: ClassVar[str] = "learned"
     half_lives: tuple[float, ...]
     powers: tuple[tuple[float, ...], ...]
+    value_powers: tuple[float, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "half_lives", tuple(Decay(each).half_life for each in _listed(self, "half_lives")))
@@ -49,11 +52,14 @@ class Learned(ScoreRule):
         if len(set(self.half_lives)) != len(self.half_lives):
             raise A2SFError("half_lives has one twice; give each once.")
         for head, row in enumerate(self.powers):
-            if len(row) != len(self.half_lives) or not all(is_number(w) and abs(w) <= _MOST for w in row):
+            if len(row) != len(self.half_lives) or not all(map(_is_power, row)):
                 raise A2SFError(
                     f"powers[{head}] must be {len(self.half_lives)} numbers from {-_MOST:g} to {_MOST:g}, one for each "
                     "of half_lives."
                 )
+        object.__setattr__(self, "value_powers", tuple(_listed(self, "value_powers")))
+        if len(self.value_powers) != len(self.powers) or not all(map(_is_power, self.value_powers)):
+            raise A2SFError(f"value_powers must be {len(self.powers)} numbers, one for each KV head in powers.")
 
     @property
     def accumulates(self) -> tuple[float, ...]:
@@ -62,7 +68,8 @@ class Learned(ScoreRule):
 
     def of_heads(self, heads: Sequence[int]) -> Self:
         """The rule of some KV heads alone, in this order."""
-        return replace(self, powers=tuple(self.powers[head] for head in heads))
+        powers, value_powers = zip(*((self.powers[head], self.value_powers[head]) for head in heads), strict=True)
+        return replace(self, powers=powers, value_powers=value_powers)
 
     def rank(self, held: Held) -> Tensor:
         """The product.
@@ -75,7 +82,8 @@ class Learned(ScoreRule):
                 f"the learned rule is for {len(self.powers)} KV heads but the layer has {held.positions.shape[1]}."
             )
         powers = _on_device(self.powers, held.positions.device)  # [kv_head, half_life]
-        total: Any = 0.0
+        of_values = _on_device((self.value_powers,), held.positions.device)  # [1, kv_head]
+        total: Any = of_values[..., None] * (held.values.float().norm(dim=-1) + FLOOR).log()
         for place, half_life in enumerate(self.half_lives):
             # [batch, kv_head, slot]
             total = total + powers[:, place, None] * (held.accumulated(half_life) + FLOOR).log()
@@ -86,7 +94,7 @@ class Learned(ScoreRule):
     @classmethod
     def read(cls, given: Mapping[str, Any], where: str) -> Self:
         """Infinity may be the string "inf"."""
-        given = dict(check_keys(given, ("half_lives", "powers"), ("half_lives", "powers"), where))
+        given = dict(check_keys(given, cls._field_names(), cls._field_names(), where))
         if isinstance(given["half_lives"], list):
             given["half_lives"] = [float("inf") if each == "inf" else each for each in given["half_lives"]]
         return cls(**given)
@@ -98,6 +106,10 @@ def _on_device(powers: tuple[tuple[float, ...], ...], device: torch.device) -> T
     import torch
 
     return torch.tensor(powers, dtype=torch.float32, device=device)
+
+
+def _is_power(value: Any) -> bool:
+    return is_number(value) and abs(value) <= _MOST
 
 
 def _listed(rule: Learned, name: str) -> Sequence[Any]:

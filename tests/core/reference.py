@@ -90,7 +90,8 @@ def worths(
         return totals[rule.half_life]
     if isinstance(rule, Learned):
         pairs = list(zip(rule.half_lives, rule.powers[0], strict=True))
-        return {s: prod((totals[h][s] + FLOOR) ** power for h, power in pairs) for s in alive}
+        sizes = {s: (float(value[s].norm()) + FLOOR) ** rule.value_powers[0] for s in alive}
+        return {s: sizes[s] * prod((totals[h][s] + FLOOR) ** power for h, power in pairs) for s in alive}
     if isinstance(rule, Window):
         votes = [sum(row.get(s, 0.0) for row in rows[-rule.queries :]) for s in alive]
         reach = rule.pooling // 2

@@ -28,7 +28,7 @@ from .test_ragged import WINDOWS, ragged, wide  # noqa: F401
 
 N_PROMPT, STEPS = 30, 13
 
-LEARNED = LayerPolicy(Learned((2.0, 8.0, inf), ((0.5, 0.2, 0.3), (-0.2, 1.0, 0.1))), 9, 2, 1)
+LEARNED = LayerPolicy(Learned((2.0, 8.0, inf), ((0.5, 0.2, 0.3), (-0.2, 1.0, 0.1)), (1.0, 0.4)), 9, 2, 1)
 POLICIES = {
     "never": Policy(MIXED),
     "every token": Policy(MIXED, decode_every=1),
@@ -214,7 +214,7 @@ def test_nothing_is_asked_of_the_host(wide: Any, name: str) -> None:  # noqa: F8
     """On the meta device tensors have no content: whoever asks for it gets an exception."""
     policy = ragged(wide, decode_every=4) if name == "per head" else POLICIES[name]
     if name == "learned":
-        rule = Learned((2.0, inf), ((0.5, 0.2), (-0.2, 1.0)) * 2)
+        rule = Learned((2.0, inf), ((0.5, 0.2), (-0.2, 1.0)) * 2, (1.0, 0.0) * 2)
         policy = Policy((LayerPolicy(rule, 9), LayerPolicy(rule, (9, 4, 4, 9)), LayerPolicy(rule, 20)), decode_every=3)
     ids = models.prompt(2, N_PROMPT)
     cache, first = read(wide, policy, ids, models.padding(2, N_PROMPT, 6))

@@ -35,8 +35,8 @@ SOME: list[ScoreRule] = [
     KeyNorm(),
     ValueWeighted(Decay(8)),
     ValueWeighted(Window(4)),
-    Learned((8.0, 0.0, inf), ((0.7, -0.2, 0.4), (0.1, 0.3, -0.5))),
-    ValueWeighted(Learned((2.0, inf), ((0.5, 0.5), (1.5, -0.5)))),
+    Learned((8.0, 0.0, inf), ((0.7, -0.2, 0.4), (0.1, 0.3, -0.5)), (0.5, 2.0)),
+    ValueWeighted(Learned((2.0, inf), ((0.5, 0.5), (1.5, -0.5)), (0.3, -0.3))),
 ]
 each_rule = pytest.mark.parametrize("rule", SOME, ids=str)
 
@@ -132,13 +132,13 @@ def test_a_sum_and_a_window_serve_in_the_growing_cache_and_static_buffers_say_wh
 
 def test_a_learned_rule_of_one_half_life_is_that_half_life(llama: Any) -> None:
     ids = models.prompt(2, N_PROMPT)
-    prompt = read_prompt(llama, ids, rules=[Decay(8), Learned((8.0,), ((0.5,), (2.0,)))])
+    prompt = read_prompt(llama, ids, rules=[Decay(8), Learned((8.0,), ((0.5,), (2.0,)), (0.0, 0.0))])
     for layer in prompt.layers:
         assert torch.equal(*layer.scores.argsort(-1))
 
 
 def test_a_learned_rule_for_other_heads_is_refused(llama: Any) -> None:
-    rule = Learned((8.0,), ((1.0,),) * 3)
+    rule = Learned((8.0,), ((1.0,),) * 3, (1.0,) * 3)
     with pytest.raises(A2SFError, match="for 3 KV heads but the layer has 2"):
         read_prompt(llama, models.prompt(1, N_PROMPT), rules=[rule])
 
@@ -208,10 +208,11 @@ def test_json_round_trip(rule: ScoreRule) -> None:
         (lambda: Window(4, pooling=2), "pooling must be an odd integer"),
         (lambda: Random(-1), "seed must be an integer from 0"),
         (lambda: ValueWeighted(3), "inner must be a rule"),
-        (lambda: Learned((), ()), "half_lives must be a list with at least one entry"),
-        (lambda: Learned((2.0, 2.0), ((1.0, 1.0),)), "half_lives has one twice"),
-        (lambda: Learned((2.0,), ((1.0, 1.0),)), r"powers\[0\] must be 1 numbers"),
-        (lambda: Learned((2.0,), ((1.0,), (float("nan"),))), r"powers\[1\] must be 1 numbers"),
+        (lambda: Learned((), (), ()), "half_lives must be a list with at least one entry"),
+        (lambda: Learned((2.0, 2.0), ((1.0, 1.0),), (1.0,)), "half_lives has one twice"),
+        (lambda: Learned((2.0,), ((1.0, 1.0),), (1.0,)), r"powers\[0\] must be 1 numbers"),
+        (lambda: Learned((2.0,), ((1.0,), (float("nan"),)), (1.0, 1.0)), r"powers\[1\] must be 1 numbers"),
+        (lambda: Learned((2.0,), ((1.0,),), (1.0, 2.0)), "value_powers must be 1 numbers"),
         (lambda: read_rule({"name": "learned", "half_lives": [1]}, "rule"), "powers"),
         (lambda: ValueWeighted(ValueWeighted()), "inner is weighted by values already"),
         (lambda: read_rule({"name": "decay", "half_life": 1, "alpha": 10**400}, "rule"), "disagree"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
+from tuner.choices import FAMILIES, LEARNED, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.own_metric import find_metric, text_score
@@ -54,6 +54,8 @@ def check(settings: Settings) -> Inputs:
         raise A2SFError(f"--rule is {', '.join(settings.rules) or 'nothing'}; expected one rule or several, each once.")
     for rule in settings.rules:
         check_choice("--rule", rule, RULES)
+    if settings.rules == (LEARNED,):
+        raise A2SFError(f"--rule {LEARNED} needs another rule beside it, which serves where learning does not win.")
     if settings.memory is not None:
         parse_bytes(settings.memory)
     tracking_address(settings.mlflow)

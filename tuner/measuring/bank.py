@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
@@ -20,13 +20,27 @@ BANK: tuple[ScoreRule, ...] = (*map(Decay, HALF_LIVES), Window(SNAPKV_WINDOW), P
 """What every engine knows; a search over other rules brings those too."""
 
 
-def place_in(bank: Sequence[ScoreRule], layer: LayerPolicy) -> int:
-    """Which of the orders by the rules of `bank` a layer goes by.
+@dataclass(frozen=True)
+class Bank:
+    """Every rule that an engine ranks tokens by.
 
-    Raises:
-        A2SFError: if its rule is not in the bank.
+    shared: of all layers. own: one more for each layer, where rules were learned; else none.
     """
-    if layer.ranked_by not in bank:
-        known = ", ".join(map(str, bank))
-        raise A2SFError(f"{layer.rule} is not in the engine's bank of rules; it has {known}.")
-    return bank.index(layer.ranked_by)
+
+    shared: tuple[ScoreRule, ...]
+    own: tuple[ScoreRule, ...] = ()
+
+    def of(self, layer: int) -> tuple[ScoreRule, ...]:
+        """The rules of one layer, in the order of its token orders."""
+        return (*self.shared, *self.own[layer : layer + 1])
+
+    def place(self, index: int, layer: LayerPolicy) -> int:
+        """Which of the orders of layer `index` its policy goes by.
+
+        Raises:
+            A2SFError: if its rule is not in the bank.
+        """
+        if layer.ranked_by not in self.of(index):
+            known = ", ".join(map(str, self.of(index)))
+            raise A2SFError(f"{layer.rule} is not in the engine's bank of rules; it has {known}.")
+        return self.of(index).index(layer.ranked_by)

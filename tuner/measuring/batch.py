@@ -13,22 +13,24 @@ from a2sf_core.observe import PromptLayer
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.selection import keep_from_order, order_by_score
-from tuner.measuring.bank import place_in
+from tuner.measuring.bank import Bank
 from tuner.measuring.losses import JudgedText
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """What one layer holds of a batch of prompts: keys and values `[prompt, kv_head, key, dim]` and the token orders
-    `[rule, prompt, kv_head, key]` (int16 where that suffices), one per rule of the bank."""
+    """What one layer holds of a batch of prompts: keys and values `[prompt, kv_head, key, dim]`, the token orders
+    `[rule, prompt, kv_head, key]` (int16 where that suffices), one per rule of the bank, and the attention that rules
+    are learned from, float32 `[half_life, prompt, kv_head, key]`, if there are any to be."""
 
     keys: torch.Tensor
     values: torch.Tensor
     orders: torch.Tensor
+    sums: torch.Tensor
 
     def tensors(self) -> list[torch.Tensor]:
         """All of them, in the order of the fields."""
-        return [self.keys, self.values, self.orders]
+        return [self.keys, self.values, self.orders, self.sums]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class PromptBatch:
     texts: tuple[JudgedText, ...] = ()
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt that the layers hold."""
+        found = dict(zip(self.held.tolist(), self.n_tokens.tolist(), strict=True))
+        return [found[prompt] for prompt in range(len(found))]
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values over all layers, uncut."""
         held = [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
@@ -79,18 +87,19 @@ class PromptBatch:
         return replace(self, **own, layers=layers, texts=tuple(text.to(device) for text in self.texts))
 
 
-def keep_masks(batch: PromptBatch, policy: Policy, bank: Sequence[ScoreRule]) -> list[torch.Tensor]:
+def keep_masks(batch: PromptBatch, policy: Policy, bank: Bank) -> list[torch.Tensor]:
     """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`. The orders held are those of `bank`."""
-    return [_keep(batch, layer, own, bank) for layer, own in zip(batch.layers, policy.layers, strict=True)]
+    return [_keep(batch, index, own, bank) for index, own in enumerate(policy.layers)]
 
 
-def _keep(batch: PromptBatch, layer: StoredLayer, policy: LayerPolicy, bank: Sequence[ScoreRule]) -> torch.Tensor:
+def _keep(batch: PromptBatch, index: int, policy: LayerPolicy, bank: Bank) -> torch.Tensor:
     n_tokens = batch.n_tokens
     budgets = [policy.head_budget_tokens(n) for n in n_tokens.tolist()]
     recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
     # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
     budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
-    order = layer.orders[place_in(bank, policy)][batch.held].long()  # [batch, kv_head, key]
+    orders = batch.layers[index].orders  # [rule, prompt, kv_head, key]
+    order = orders[bank.place(index, policy)][batch.held].long()  # [batch, kv_head, key]
     return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
 
 
@@ -100,9 +109,10 @@ class LayerBuilder:
     Everything is written in place: besides what is stored, only the prompt in hand needs memory.
     """
 
-    def __init__(self, first: PromptLayer, mask: torch.Tensor) -> None:
-        """Room for prompts like `first` under `mask` `[batch, key]`."""
+    def __init__(self, first: PromptLayer, mask: torch.Tensor, learned_from: Sequence[int] = ()) -> None:
+        """Room for prompts like `first` under `mask` `[batch, key]`; scores at the places `learned_from` are held."""
         rows, width = mask.shape
+        self._learned_from = list(learned_from)
         heads = first.keys.shape[1]
         small = width <= torch.iinfo(torch.int16).max
         self.layer = StoredLayer(
@@ -111,18 +121,57 @@ class LayerBuilder:
             torch.zeros(
                 len(first.scores), rows, heads, width, dtype=torch.int16 if small else torch.int32, device=mask.device
             ),
+            torch.zeros(len(learned_from), rows, heads, width, device=mask.device),
         )
 
     def put(self, row: int, prompt: PromptLayer) -> None:
         """Take in `prompt`, a batch of one without padding, as row `row`."""
-        n, width = prompt.keys.shape[2], self.layer.keys.shape[2]
-        missing = width - n
+        missing = self.layer.keys.shape[2] - prompt.keys.shape[2]
         self.layer.keys[row, :, missing:] = prompt.keys[0]
         self.layer.values[row, :, missing:] = prompt.values[0]
-        order = order_by_score(prompt.scores[:, 0], torch.ones(n, dtype=torch.bool, device=prompt.scores.device))
-        self.layer.orders[:, row, :, :n] = (order + missing).to(self.layer.orders.dtype)  # [score, kv_head, n]
-        # Padding comes last in every order, so that it stays a permutation.
-        self.layer.orders[:, row, :, n:] = torch.arange(missing, device=order.device).to(self.layer.orders.dtype)
+        self.layer.orders[:, row] = _order(prompt.scores[:, 0], missing).to(self.layer.orders.dtype)
+        self.layer.sums[:, row, :, missing:] = prompt.scores[self._learned_from, 0]
+
+
+def _order(scores: torch.Tensor, missing: int) -> torch.Tensor:
+    """Order `[rule, kv_head, key]` of slots by `scores` `[rule, kv_head, n]`, the first `missing` slots being padding.
+
+    These come last in every order, so that it stays a permutation.
+    """
+    n = scores.shape[-1]
+    order = order_by_score(scores, torch.ones(n, dtype=torch.bool, device=scores.device)) + missing
+    padding = torch.arange(missing, device=scores.device).expand(*order.shape[:-1], missing)
+    return torch.cat([order, padding], -1)
+
+
+def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequence[float]) -> PromptBatch:
+    """`batch` with the orders of one rule more for each layer; `half_lives` are those of the sums held, which go."""
+    layers = []
+    for rule, layer in zip(own, batch.layers, strict=True):
+        orders = []
+        for prompt, n in enumerate(batch.lengths):
+            own_place = slice(prompt, prompt + 1), slice(None), slice(-n, None)
+            held = _Sums(layer.sums[(slice(None), *own_place)], layer.values[own_place], half_lives)
+            orders.append(_order(rule.rank(held), layer.keys.shape[2] - n))  # type: ignore[arg-type]
+        new = torch.stack(orders, 1).to(layer.orders.dtype)  # [1, prompt, kv_head, key]
+        layers.append(replace(layer, orders=torch.cat([layer.orders, new]), sums=layer.sums[:0]))
+    return replace(batch, layers=layers)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a learned rule asks for: `sums` `[half_life, 1, kv_head, n]`, `values` `[1, kv_head, n, dim]`."""
+
+    sums: torch.Tensor
+    values: torch.Tensor
+    half_lives: Sequence[float]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        return torch.arange(self.sums.shape[-1], device=self.sums.device).expand(self.sums.shape[1:])
+
+    def accumulated(self, half_life: float) -> torch.Tensor:
+        return self.sums[list(self.half_lives).index(half_life)]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from a2sf_core.rules.position import Position
 from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
-from tuner.measuring.bank import BANK, place_in
-from tuner.measuring.batch import PromptBatch, keep_masks
+from tuner.measuring.bank import BANK, Bank
+from tuner.measuring.batch import PromptBatch, keep_masks, with_rules
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -51,6 +52,8 @@ class Engine:
         bank: the rules that policies may have.
         ends: of the texts that the full cache writes, along which policies are judged too; None: along the reference
             answers alone.
+        own: one rule more for each layer, or none.
+        learn_from: half-lives in the bank whose sums are held, so that `learn` can bring such rules later.
 
     Attributes:
         reader: what runs the model.
@@ -71,6 +74,8 @@ class Engine:
         memory: int | None = None,
         bank: Sequence[ScoreRule] = BANK,
         ends: Ends | None = None,
+        own: Sequence[ScoreRule] = (),
+        learn_from: Sequence[float] = (),
     ) -> None:
         self.model = model
         self.samples = list(samples)
@@ -78,8 +83,8 @@ class Engine:
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
-        self._bank = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
-        self.reader = Reader(model, self.samples, self._bank)
+        whole = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
+        self.reader = Reader(model, self.samples, Bank(whole, tuple(own)), learn_from)
         self._own = OwnTexts(self.reader, self.samples, ends) if ends else None
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
@@ -100,6 +105,16 @@ class Engine:
     def recomputes(self) -> bool:
         """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
         return self._store.recomputes
+
+    def learn(self, own: Sequence[ScoreRule]) -> None:
+        """Know one rule more for each layer, of the half-lives in `learn_from`; the sums that were held go."""
+        half_lives = self.reader.learn_from
+        self.reader.learn_from, self.reader.bank = (), replace(self.reader.bank, own=tuple(own))
+        self._store.change(lambda block: [with_rules(batch, own, half_lives) for batch in block])
+
+    def blocks(self) -> Iterator[Block]:
+        """All prompts, block by block, as they are held."""
+        return map(self._store.load, range(self.n_blocks))
 
     def own_texts(self, ends: Ends) -> dict[int, Text]:
         """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
@@ -133,7 +148,7 @@ class Engine:
                 block = self._store.load(index)
             for batch in block:
                 if wanted is None or not wanted.isdisjoint(batch.samples):
-                    yield batch, keep_masks(batch, policy, self._bank)
+                    yield batch, keep_masks(batch, policy, self.reader.bank)
 
     def knows(self, policy: Policy) -> bool:
         """True if `policy` was measured before, at least in part: asking again costs nothing, or less."""
@@ -178,8 +193,8 @@ class Engine:
     def _check(self, policy: Policy) -> None:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        for layer in policy.layers if by_gathering(policy) else ():
-            place_in(self._bank, layer)
+        for index, layer in enumerate(policy.layers) if by_gathering(policy) else ():
+            self.reader.bank.place(index, layer)
             if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
@@ -199,7 +214,7 @@ class Engine:
                     self.passes += 1
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
-        keep = [keep_masks(batch, policy, self._bank) for batch in block]
+        keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]
         key = index, _kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []

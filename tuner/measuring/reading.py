@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,19 +13,26 @@ from transformers import Cache
 from a2sf_core.cache import A2SFCache
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
-from a2sf_core.rules.base import ScoreRule
+from a2sf_core.rules.attention import Decay
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
+from tuner.measuring.bank import Bank
 from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers, JudgedText
+
+Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], None]
+"""Called with a layer's index, query `[batch, kv_head, group * read, dim]`, key and value
+`[batch, kv_head, kept + new, dim]`, scale, and bias `[batch, kv_head or 1, group * read, kept + new]`."""
 
 
 class Reader:
     """A model in eval mode, the samples that it reads, and the rules that rank their tokens: `bank`."""
 
-    def __init__(self, model: Any, samples: Sequence[Encoded], bank: Sequence[ScoreRule]) -> None:
+    def __init__(self, model: Any, samples: Sequence[Encoded], bank: Bank, learn_from: Sequence[float] = ()) -> None:
+        """`learn_from`: half-lives whose sums are held besides, so that rules can be learned from them."""
         self.model, self._samples, self.bank = model, samples, bank
+        self.learn_from = tuple(learn_from)
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
 
@@ -35,12 +43,14 @@ class Reader:
         distinct = list(dict.fromkeys(sample.prompt_ids for sample in chosen))
         held = torch.tensor([distinct.index(sample.prompt_ids) for sample in chosen], device=device)  # [batch]
         prompts, mask = pad(distinct, device, left=True)
+        places = [self.bank.shared.index(Decay(half_life)) for half_life in self.learn_from]
         builders: list[LayerBuilder] = []
         logits = []
         # One by one: without padding the causal blocks can be skipped, which is faster than a batch.
         for row, prompt_ids in enumerate(distinct):
-            prompt = read_prompt(self.model, torch.tensor([prompt_ids], device=device), None, self.bank)
-            builders = builders or [LayerBuilder(layer, mask) for layer in prompt.layers]
+            ids = torch.tensor([prompt_ids], device=device)
+            prompt = read_prompt(self.model, ids, None, self.bank.shared, own=self.bank.own)
+            builders = builders or [LayerBuilder(layer, mask, places) for layer in prompt.layers]
             for builder, layer in zip(builders, prompt.layers, strict=True):
                 builder.put(row, layer)
             logits.append(prompt.logits)
@@ -74,10 +84,20 @@ class Reader:
 
     @torch.no_grad()
     def follow_each(
-        self, batch: PromptBatch, keep: list[torch.Tensor], texts: Sequence[tuple[torch.Tensor, torch.Tensor]]
+        self,
+        batch: PromptBatch,
+        keep: list[torch.Tensor],
+        texts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        watch: Watcher | None = None,
     ) -> list[torch.Tensor]:
-        """The same for several texts over the slots in `keep`: these are gathered, and questions read, once for all."""
+        """The same for several texts over the slots in `keep`: these are gathered, and questions read, once for all.
+
+        `watch` is called with every attention of the texts' tokens, not of the questions'.
+        """
         asked = self.ask(batch, keep, max(ids.shape[1] for ids, _ in texts) - 1)
+        if watch:
+            for index, layer in enumerate(asked.cache.layers):
+                layer.watch = partial(watch, index)
         before = torch.cat([batch.mask, batch.question_valid], -1)  # [batch, key + question]
         found = []
         for ids, valid in texts:

@@ -60,6 +60,12 @@ class Store:
         """True if some block is not stored."""
         return self.n_stored < self._count
 
+    def change(self, changed: Callable[[Block], Block]) -> None:
+        """Put something else in the place of every block that is held, one after the other."""
+        for held in (self._on_device, self._on_host):
+            for index, block in enumerate(held):
+                held[index] = changed(block)
+
     def load(self, index: int) -> Block:
         """Block `index` on the device."""
         on_device = len(self._on_device)

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 from a2sf_core.rules.base import ScoreRule
-from tuner.choices import DEFAULT_RULES
+from tuner.choices import DEFAULT_RULES, LEARNED
 from tuner.measuring.bank import HALF_LIVES
 from tuner.search.baselines import BASELINES
 from tuner.search.records import Params, Value
@@ -83,7 +83,7 @@ class Dimensions:
     @cached_property
     def ranges(self) -> dict[str, Range | Options]:
         """Name and range of every searched parameter."""
-        extra: dict[str, Range | Options] = {"rule": Options(self.rules)}
+        extra: dict[str, Range | Options] = {"rule": Options(self.offered)}
         if self.family in ("slope", "bump"):
             extra |= TILT
         if self.family == "bump":
@@ -98,10 +98,25 @@ class Dimensions:
             extra |= HEADS
         return COMMON | extra
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The rules that need not be learned."""
+        return tuple(name for name in self.rules if name != LEARNED)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The rules that policies may have: a learned one is not known before it is learned."""
+        return self.fixed
+
+    @property
+    def learns(self) -> bool:
+        """True if a rule is to be learned."""
+        return LEARNED in self.rules
+
     @cached_property
     def bank(self) -> tuple[ScoreRule, ...]:
         """The rules that an engine must know to measure this space and the baselines."""
-        return bank_for(self.rules, (baseline.rule for baseline in BASELINES))
+        return bank_for(self.offered, (baseline.rule for baseline in BASELINES))
 
     @property
     def needs_profile(self) -> bool:
@@ -111,7 +126,7 @@ class Dimensions:
     def digest(self) -> str:
         """Identifies the space, so that a study is never resumed with another one."""
         ranges = {name: astuple(r) for name, r in self.ranges.items()}
-        text = json.dumps([ranges, self.n_layers, list(map(str, HALF_LIVES))])
+        text = json.dumps([ranges, self.n_layers, list(map(str, HALF_LIVES)), self.learns])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def complete(self, params: Params) -> dict[str, Value]:

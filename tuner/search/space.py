@@ -16,18 +16,23 @@ from functools import cached_property
 
 import numpy as np
 
+from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
+from a2sf_core.rules.learned import Learned
+from tuner.choices import LEARNED
 from tuner.measuring.bank import HALF_LIVES
 from tuner.search.allocation import as_share, fill
 from tuner.search.baselines import baseline_trials
 from tuner.search.dimensions import N_GROUPS, Dimensions
 from tuner.search.profile import Profile, Recency
+from tuner.search.reconstruction import HALF_LIFE, RECENT, SINK
 from tuner.search.records import FirstTrial, Params, Value
 from tuner.search.rules import SEARCHED
 
 GROUPING_BUDGET = 0.25
 SEEDS, SEEDS_OF_OTHERS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), (0.12, 0.27)
-"""Budgets of the profile's own policies that every study starts with: under the first of its rules, and the others."""
+"""Budgets of the profile's own policies that every study starts with: under the first of its rules and a learned one,
+and under the others."""
 SHAPES = ("slope", "bump", "wave", "layer_", "head_", "group_")
 """How the names of parameters begin that tell the budgets of layers and heads apart."""
 
@@ -38,25 +43,37 @@ class Space(Dimensions):
 
     Args:
         profile: of the model on this task; None only where `needs_profile` is False, or before it is measured.
+        learned: the learned rule of every layer, or none.
     """
 
     profile: Profile | None = None
+    learned: tuple[Learned, ...] = ()
 
     @classmethod
-    def of(cls, dimensions: Dimensions, profile: Profile | None) -> Space:
-        """The space of these dimensions, shaped by `profile` if they need one."""
-        return cls(dimensions.family, dimensions.per_head, dimensions.n_layers, profile, rules=dimensions.rules)
+    def of(cls, dimensions: Dimensions, profile: Profile | None, learned: tuple[Learned, ...] = ()) -> Space:
+        """The space of these dimensions, shaped by `profile` if they need one, with `learned` among its rules."""
+        d = dimensions
+        return cls(d.family, d.per_head, d.n_layers, profile, learned, rules=d.rules)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The rules that policies may have."""
+        return (*self.fixed, LEARNED) if self.learned else self.fixed
 
     def policy(self, params: Params) -> Policy:
         """The policy that `params` describe; one that is missing counts as 0."""
         numbers = {name: float(value) for name, value in params.items() if not isinstance(value, str)}
         shares = self._shares(numbers)  # [layer, kv_head]
         recencies = self._recencies(shares.mean(-1), numbers)
-        layer_policy, sink = SEARCHED[str(params["rule"])], int(numbers["sink"])
+        name, sink = str(params["rule"]), int(numbers["sink"])
         layers = []
-        for row, recency in zip(shares, recencies, strict=True):
+        for index, (row, recency) in enumerate(zip(shares, recencies, strict=True)):
             heads = tuple(map(as_share, row))
-            layers.append(layer_policy(recency, heads if len(set(heads)) > 1 else heads[0], sink))
+            budget = heads if len(set(heads)) > 1 else heads[0]
+            if name == LEARNED:
+                layers.append(LayerPolicy(self.learned[index], budget, recency.recent, sink))
+            else:
+                layers.append(SEARCHED[name](recency, budget, sink))
         return Policy(tuple(layers))
 
     def flattened(self, params: Params, share: float) -> dict[str, Value]:
@@ -70,11 +87,11 @@ class Space(Dimensions):
         """
         first: list[FirstTrial] = []
         if self.needs_profile:
-            for place, rule in enumerate(self.rules):
-                for budget in SEEDS_OF_OTHERS if place else SEEDS:
+            for place, rule in enumerate(self.offered):
+                for budget in SEEDS_OF_OTHERS if place and rule != LEARNED else SEEDS:
                     label = f"seed profile, {rule} {budget:g}"
                     first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"rule": rule}))
-        placed = [self._placed(trial) for trial in (*first, *baseline_trials(self.n_layers, self.rules))]
+        placed = [self._placed(trial) for trial in (*first, *baseline_trials(self.n_layers, self.offered))]
         return sorted(placed, key=lambda trial: trial.policy is not None)
 
     def _placed(self, trial: FirstTrial) -> FirstTrial:
@@ -85,14 +102,20 @@ class Space(Dimensions):
         return replace(trial, params={})
 
     def seed(self, budget: float) -> dict[str, Value]:
-        """The profile's own policy at `budget`: its budgets, and the best recency of each layer."""
+        """The profile's own policy at `budget`: its budgets, and the best recency of each layer.
+
+        Without a profile all layers alike, with a usual half-life.
+        """
+        if not self.needs_profile:
+            place = HALF_LIVES.index(HALF_LIFE)
+            return {"half_life_place": place, "budget": budget, "recent": RECENT, "sink": SINK, "rule": self.fixed[0]}
         recencies = self._profile.recencies(self._profile.budgets(budget).mean(-1))
         return {
             "half_life_place": round(float(np.mean([HALF_LIVES.index(each.half_life) for each in recencies]))),
             "budget": budget,
             "recent": float(np.mean([each.recent for each in recencies])),
             "sink": self._profile.sink,
-            "rule": self.rules[0],
+            "rule": self.fixed[0],
             "rule_profile": 1.0,
             "layer_profile": 1.0,
             "head_profile": 1.0,

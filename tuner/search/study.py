@@ -89,7 +89,7 @@ class Study:
         """
         self._check_fits(engine, space)
         # A point under a rule that is not searched here would be another policy under any other.
-        seeds = (seed for seed in plan.seeds if seed.params.get("rule", space.rules[0]) in space.rules)
+        seeds = (seed for seed in plan.seeds if seed.params.get("rule", space.fixed[0]) in space.offered)
         first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in seeds)]
         points = [trial for trial in first if not trial.policy]
         apart = self._unknown(trial for trial in first if trial.policy)

@@ -15,7 +15,7 @@ from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
 from tests.tuner.models import VOCABULARY, samples, tiny
 from tuner.inputs.encoding import Encoded
-from tuner.measuring.bank import BANK, SNAPKV_WINDOW
+from tuner.measuring.bank import BANK, SNAPKV_WINDOW, Bank
 from tuner.measuring.batch import keep_masks
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Seen
@@ -98,7 +98,9 @@ def test_each_head_keeps_what_it_would_keep_alone() -> None:
             ids = torch.tensor([data[index].prompt_ids])
             n, width = ids.shape[1], batch.mask.shape[1]
             prompt = read_prompt(model, ids, None, BANK)
-            for layer, (policy, keep) in enumerate(zip(RAGGED.layers, keep_masks(batch, RAGGED, BANK), strict=True)):
+            for layer, (policy, keep) in enumerate(
+                zip(RAGGED.layers, keep_masks(batch, RAGGED, Bank(BANK)), strict=True)
+            ):
                 place = BANK.index(policy.ranked_by)
                 for head, budget in enumerate(policy.head_budget_tokens(n)):
                     scores = prompt.layers[layer].scores[place, 0, head].tolist()

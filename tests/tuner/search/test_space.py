@@ -9,7 +9,7 @@ import pytest
 
 from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
-from tuner.choices import RULES
+from tuner.choices import LEARNED, RULES
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES, baseline_trials
@@ -98,11 +98,11 @@ def test_what_is_searched_is_known_before_the_profile_and_does_not_depend_on_it(
 
 def test_the_bank_holds_what_the_space_and_the_baselines_can_ask_for() -> None:
     every_rule = Space("uniform", False, 3, rules=RULES)
-    assert set(SEARCHED) == set(RULES)
+    assert {*SEARCHED, LEARNED} == set(RULES)
     assert set(BANK) < set(every_rule.bank)
     assert set(Space("uniform", False, 3).bank) == {*BANK, *(baseline.rule for baseline in BASELINES)}
     engine = Engine(tiny("llama"), samples(3), bank=every_rule.bank)
-    for rule in RULES:
+    for rule in SEARCHED:
         params = every_rule.complete({"rule": rule, "budget": 0.4, "half_life_place": 7, "recent": 0.2})
         policy = every_rule.policy(params)
         assert rule == policy.layers[0].rule.name

@@ -1,0 +1,146 @@
+"""Learning to forget: targets and fit against slow and obvious versions, and rules that serve as they were measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core.rules.learned import Learned
+from tests.tuner.models import samples, tiny
+from tuner.choices import LEARNED
+from tuner.measuring.answers import answering
+from tuner.measuring.engine import Engine
+from tuner.measuring.texts import Ends
+from tuner.search.learned_file import FEWEST, LEARNED_FILE, Lesson, kept_lesson, learn
+from tuner.search.learning import LEARNED_FROM, _Fit, learned_rules, what_losing_costs, worth_to_texts
+from tuner.search.space import Space
+from tuner.watch import Silent, silent
+
+ENDS = Ends(5, frozenset())
+
+
+def engine_of(model: Any, count: int, **how: Any) -> Engine:
+    return Engine(model, samples(count), block_size=6, ends=ENDS, learn_from=LEARNED_FROM, **how)
+
+
+@pytest.fixture(scope="module")
+def rules() -> tuple[Learned, ...]:
+    return learned_rules(engine_of(tiny("llama"), 14), range(14), silent)
+
+
+def test_what_losing_a_key_costs_is_what_the_output_moves() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    bias = torch.zeros(2, 1, 4, 7)
+    bias[1, :, :, 5:] = float("-inf")
+
+    def output(hidden: torch.Tensor) -> torch.Tensor:
+        return (query @ key.transpose(-1, -2) * 0.3 + bias + hidden).softmax(-1) @ value
+
+    costs = what_losing_costs(query, key, value, 0.3, bias)
+    for lost in range(7):
+        hidden = torch.zeros(7)
+        hidden[lost] = float("-inf")
+        moved = (output(torch.zeros(7)) - output(hidden)).norm(dim=-1)
+        torch.testing.assert_close(costs[..., lost], moved, atol=1e-4, rtol=1e-3)
+
+
+def test_padding_and_batches_do_not_change_what_tokens_are_worth() -> None:
+    model, data = tiny("llama"), samples(6)
+    together = engine_of(model, 6)
+    (block,) = together.blocks()
+    with answering(model):
+        for batch in block:
+            worth = worth_to_texts(together, batch)
+            for place, row in enumerate(batch.samples):
+                alone = Engine(model, [data[row]], ends=ENDS, learn_from=LEARNED_FROM)
+                ((single,),) = alone.blocks()
+                n = len(data[row].prompt_ids)
+                for ours, own in zip(worth, worth_to_texts(alone, single), strict=True):
+                    torch.testing.assert_close(ours[place, :, :n], own[0], atol=1e-4, rtol=1e-2)  # 1 - p cancels
+
+
+def test_the_fit_is_a_ridge_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prompts = [(torch.randn(2, 3, 40, generator=generator), torch.randn(2, 40, generator=generator)) for _ in range(5)]
+    fit = _Fit(1, 2, 3)
+    for signals, target in prompts:
+        fit.add(0, signals, target)
+    for head in range(2):
+        x = np.concatenate([(s[head] - s[head].mean(-1, keepdim=True)).T.numpy() for s, _ in prompts])
+        y = np.concatenate([(t[head] - t[head].mean()).numpy() for _, t in prompts])
+        size = np.sqrt((x**2).sum(0) / 40)
+        ridge = Ridge(0.01 * 40, fit_intercept=False).fit(x / size, y)
+        assert fit.solve()[0, head] == pytest.approx(ridge.coef_ / size, rel=1e-3, abs=1e-5)
+
+
+def test_rules_are_learned_from_the_samples_named_alone(rules: tuple[Learned, ...]) -> None:
+    some = learned_rules(engine_of(tiny("llama"), 14), range(5), silent)
+    first_five = learned_rules(engine_of(tiny("llama"), 5), range(5), silent)
+    for ours, alone in zip(some, first_five, strict=True):
+        assert np.array(ours.powers) == pytest.approx(np.array(alone.powers), abs=2e-3)
+    assert some != rules
+    assert [len(rule.powers) for rule in rules] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("memory", [None, 1], ids=["held", "read again"])
+@pytest.mark.parametrize("budget", [0.3, (0.2, 0.5)], ids=["alike", "per head"])
+def test_gathered_equals_attached(rules: tuple[Learned, ...], budget: Any, memory: int | None) -> None:
+    policy = Policy(tuple(LayerPolicy(rule, budget, 0.25, 2) for rule in rules))
+    later = engine_of(tiny("llama"), 7, memory=memory)
+    later.learn(rules)
+    known = Engine(tiny("llama"), samples(7), ends=ENDS, own=rules)
+    really_run = known.evaluate_directly(policy)
+    for engine in (later, known):
+        found = engine.evaluate(policy)
+        for name in ("nll", "kl", "own_kl", "cache_fraction"):
+            assert np.abs(getattr(found, name) - getattr(really_run, name)).max() < 1e-4, name
+
+
+def test_opt_learns_too() -> None:
+    learned = learned_rules(engine_of(tiny("opt"), 6), range(6), silent)
+    policy = Policy(tuple(LayerPolicy(rule, 0.4) for rule in learned))
+    engine = Engine(tiny("opt"), samples(6), own=learned)
+    assert np.abs(engine.evaluate(policy).nll - engine.evaluate_directly(policy).nll).max() < 1e-4
+
+
+def test_a_lesson_is_judged_on_samples_that_it_has_not_seen_and_offered_where_it_wins(tmp_path: Path) -> None:
+    space = Space("uniform", False, 3)
+    engine = engine_of(tiny("llama"), 2 * FEWEST)
+    found = kept_lesson(tmp_path, engine, space, 0, Silent())
+    assert "search samples that it was not learned from" in found.why
+    assert found.why.startswith("Learned forgetting is left out" if not found.rules else "Learned forgetting: KL")
+    assert Lesson.load(tmp_path / LEARNED_FILE, 3, 2) == found
+    richer = Space.of(space, None, learned_rules(engine_of(tiny("llama"), 14), range(14), silent))
+    assert (LEARNED in space.offered, LEARNED in richer.offered) == (False, True)
+    policy = richer.policy(richer.complete({"rule": LEARNED, "budget": 0.3, "recent": 0.2}))
+    assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+
+
+def test_few_samples_teach_nothing() -> None:
+    engine = engine_of(tiny("llama"), 4)
+    assert learn(engine, Space("uniform", False, 3), 0, Silent()) == Lesson(
+        (), "Forgetting was not learned: that takes 12 search samples, and there are 4."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "not a list of learned rules"),
+        ("[]", "not a list of learned rules"),
+        ('{"why": "", "rules": [{"name": "learnd"}]}', "did you mean 'learned'"),
+        ('{"why": "", "rules": [{"name": "decay"}]}', "not of a model with 3 layers and 2 KV heads"),
+    ],
+)
+def test_a_file_that_is_no_lesson_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / LEARNED_FILE).write_text(text)
+    with pytest.raises(A2SFError, match=sentence):
+        Lesson.load(tmp_path / LEARNED_FILE, 3, 2)

@@ -1,0 +1,103 @@
+"""Whether learned forgetting is worth its numbers, and learned.json, where a run keeps what it has learned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a2sf_core.errors import A2SFError
+from a2sf_core.files import write_whole
+from a2sf_core.foreign import parse_json, read_text
+from a2sf_core.policy import Policy
+from a2sf_core.rules.catalogue import read_rule
+from a2sf_core.rules.learned import Learned
+from tuner.choices import LEARNED
+from tuner.measuring.engine import Engine
+from tuner.search.learning import learned_rules
+from tuner.search.profiles import JUDGED_AT
+from tuner.search.space import Space
+from tuner.watch import Watch
+
+LEARNED_FILE = "learned.json"
+FEWEST = 12
+"""Search samples without which nothing is learned."""
+JUDGES = 3
+"""One in so many search samples says whether the rules are worth it, and is not learned from."""
+_MEND = "delete it, the rules are learned anew."
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What was learned: one rule per layer, or none where a single half-life does as well; `why` is one sentence."""
+
+    rules: tuple[Learned, ...]
+    why: str
+
+    def save(self, path: Path) -> None:
+        """Write JSON to `path`, whole or not at all."""
+        write_whole(path, json.dumps({"why": self.why, "rules": [rule.to_dict() for rule in self.rules]}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path, n_layers: int, n_kv_heads: int) -> Lesson:
+        """Read what `save` wrote.
+
+        Raises:
+            A2SFError: if the file holds something else, or rules for a model of another shape.
+        """
+        data = parse_json(read_text(path, "the learned rules", _MEND), f"{path} is not a list of learned rules", _MEND)
+        try:
+            rules = tuple(read_rule(each, f"rule {index}") for index, each in enumerate(data["rules"]))
+            why = str(data["why"])[:2000]
+        except (A2SFError, KeyError, TypeError) as error:
+            raise A2SFError(f"{path} is not a list of learned rules ({error}); {_MEND}") from None
+        learned = tuple(rule for rule in rules if isinstance(rule, Learned) and len(rule.powers) == n_kv_heads)
+        if len(learned) != len(rules) or len(rules) not in (0, n_layers):
+            raise A2SFError(f"{path} is not of a model with {n_layers} layers and {n_kv_heads} KV heads; {_MEND}")
+        return cls(learned, why)
+
+
+def kept_lesson(folder: Path, engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
+    """What `learn` found, kept in the folder of the run."""
+    found = learn(engine, space, seed, watch)
+    found.save(folder / LEARNED_FILE)
+    watch.say(found.why)
+    return found
+
+
+def learn(engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
+    """Fit the rules on some of the search samples, let the others compare them with the half-lives of `space`'s seeds.
+
+    `engine` knows the rules afterwards.
+    """
+    n = len(engine.samples)
+    if n < FEWEST:
+        return Lesson((), f"Forgetting was not learned: that takes {FEWEST} search samples, and there are {n}.")
+    shuffled = np.random.default_rng(seed).permutation(n)
+    judges = np.sort(shuffled[: n // JUDGES])
+    rules = learned_rules(engine, set(shuffled[n // JUDGES :].tolist()), watch.step("Learning to forget"))
+    engine.learn(rules)
+    richer = Space.of(space, space.profile, rules)
+    pairs = {name: [_kl(engine, _policy(richer, name, budget), judges) for budget in JUDGED_AT]
+             for name in (space.fixed[0], LEARNED)}  # fmt: skip
+    half_life, learned = pairs.values()
+    figures = {name: " and ".join(f"{kl:.3f}" for kl in pair) for name, pair in pairs.items()}
+    at = " and ".join(f"{budget:.0%}" for budget in JUDGED_AT)
+    said = (
+        f"KL {figures[LEARNED]} at {at} of the cache on {len(judges)} search samples that it was not learned from, "
+        f"{figures[space.fixed[0]]} with one half-life"
+    )
+    if sum(np.log(learned)) < sum(np.log(half_life)):
+        return Lesson(rules, f"Learned forgetting: {said}.")
+    return Lesson((), f"Learned forgetting is left out: {said}.")
+
+
+def _policy(space: Space, rule: str, budget: float) -> Policy:
+    return space.policy(space.complete(space.seed(budget) | {"rule": rule}))
+
+
+def _kl(engine: Engine, policy: Policy, judges: np.ndarray) -> Any:
+    return max(float(engine.evaluate(policy).kl[judges].mean()), 1e-9)

@@ -1,0 +1,135 @@
+"""Learning to forget: a curve for every KV head, fitted to what the tokens of a text turned out to be worth.
+
+A2SF weighs the attention of a query by alpha^age. While a prompt is read, sums for many half-lives are gathered anyway,
+and a power for each of them makes a curve of any shape (`a2sf_core.rules.learned`). What a token was worth is known
+afterwards, from both texts that follow the prompt: what losing it alone would have done to the attention's output,
+p / (1 - p) |o - v|, summed over the text. A ridge regression from logarithms to logarithms, one for every KV head, on
+some of the search prompts; the others say whether it beats a single half-life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from a2sf_core.rules.learned import FLOOR, Learned
+from tuner.measuring.answers import answering
+from tuner.measuring.batch import PromptBatch
+from tuner.measuring.engine import Engine
+from tuner.watch import Progress
+
+LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
+"""Half-lives in tokens. All 24 of the bank fit hardly better (docs/real-models.md)."""
+_RIDGE = 0.01
+"""Of inputs with unit variance."""
+_FIRST = 4
+"""Tokens left out: every head looks at them, whatever they say, and policies keep them anyway."""
+_LEAST_WORTH = 1e-5
+_DIGITS = 3
+
+
+def learned_rules(engine: Engine, rows: Collection[int], progress: Progress) -> tuple[Learned, ...]:
+    """One rule per layer, fitted on the samples `rows` of an engine that holds the sums of `LEARNED_FROM`.
+
+    Args:
+        progress: called with (blocks done, blocks in all).
+    """
+    fit = _Fit(engine.n_layers, engine.n_kv_heads, len(LEARNED_FROM) + 1)
+    for done, block in enumerate(engine.blocks()):
+        progress(done, engine.n_blocks)
+        with answering(engine.model):
+            for batch in block:
+                if not set(rows).isdisjoint(batch.samples):
+                    _add(fit, batch, worth_to_texts(engine, batch), rows)
+    progress(engine.n_blocks, engine.n_blocks)
+    powers = fit.solve().clip(-20, 20).round(_DIGITS)  # [layer, kv_head, signal]
+    return tuple(Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers)
+
+
+def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
+    """What each token of the prompts was worth to the texts that follow, mean over the texts.
+
+    To be called inside `answering(model)`. One tensor per layer, float32 `[batch, kv_head, key]`; the tokens of a
+    prompt come first, and what stands behind them means nothing.
+    """
+    n_keys = batch.mask.shape[1]
+    worth = [torch.zeros(len(batch.samples), engine.n_kv_heads, n_keys, device=batch.mask.device)
+             for _ in range(engine.n_layers)]  # fmt: skip
+    for text in batch.texts:
+        is_read = text.valid[:, 1:]  # [batch, read], where a token follows that it predicts
+
+        def watch(
+            index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor, real: Tensor = is_read
+        ) -> None:
+            lost = what_losing_costs(query, key, value, scale, bias)[..., :n_keys]
+            group = lost.shape[2] // real.shape[1]
+            counted = lost.masked_fill(~real.repeat(1, group)[:, None, :, None], 0)
+            worth[index] += counted.sum(2) / len(batch.texts)
+
+        engine.reader.follow_each(batch, engine.reader.all_of(batch), [(text.ids, text.valid)], watch)
+    return worth
+
+
+def what_losing_costs(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor) -> Tensor:
+    """How far the attention's output would move without a key: p / (1 - p) |o - v|.
+
+    Args:
+        query: `[batch, kv_head, query, dim]`.
+        key, value: `[batch, kv_head, key, dim]`.
+        scale: factor of the dot product.
+        bias: added to it, `[batch, kv_head or 1, query, key]`.
+
+    Returns:
+        float32 `[batch, kv_head, query, key]`.
+    """
+    values = value.float()
+    probs = (query.float() @ key.float().transpose(-1, -2) * scale + bias).softmax(-1)  # [batch, kv_head, query, key]
+    output = probs @ values  # [batch, kv_head, query, dim]
+    squares = output.pow(2).sum(-1)[..., None] + values.pow(2).sum(-1)[:, :, None]  # [batch, kv_head, query, key]
+    distance = (squares - 2 * output @ values.transpose(-1, -2)).clamp(min=0).sqrt()
+    return probs / (1 - probs).clamp(min=1e-3) * distance
+
+
+class _Fit:
+    """Ridge regressions, one for each KV head, from sums over prompts that need not be held together."""
+
+    def __init__(self, n_layers: int, n_heads: int, n_signals: int) -> None:
+        self._products = np.zeros((n_layers, n_heads, n_signals, n_signals))
+        self._with_target = np.zeros((n_layers, n_heads, n_signals))
+
+    def add(self, layer: int, signals: Tensor, target: Tensor) -> None:
+        """One prompt: `[kv_head, signal, token]` and `[kv_head, token]`, each relative to its mean over the tokens, as
+        only the order inside a prompt counts."""
+        signals = (signals - signals.mean(-1, keepdim=True)).double()
+        target = (target - target.mean(-1, keepdim=True)).double()
+        self._products[layer] += (signals @ signals.transpose(-1, -2) / signals.shape[-1]).cpu().numpy()
+        self._with_target[layer] += (signals @ target[..., None] / signals.shape[-1])[..., 0].cpu().numpy()
+
+    def solve(self) -> np.ndarray:
+        """`[layer, kv_head, signal]`."""
+        size = np.sqrt(np.maximum(np.einsum("lhss->lhs", self._products), 1e-12))  # [layer, kv_head, signal]
+        products = self._products / size[..., None] / size[..., None, :]
+        ridge = _RIDGE * np.eye(size.shape[-1])
+        found: np.ndarray = np.linalg.solve(products + ridge, (self._with_target / size)[..., None])[..., 0] / size
+        return found
+
+
+def _add(fit: _Fit, batch: PromptBatch, worth: Sequence[Tensor], rows: Collection[int]) -> None:
+    lengths = batch.n_tokens.tolist()
+    for place, row in enumerate(batch.samples):
+        n, prompt = lengths[place], int(batch.held[place])
+        if row not in rows or n <= _FIRST + 1:
+            continue
+        for index, layer in enumerate(batch.layers):
+            sums = (layer.sums[:, prompt, :, -n:] + FLOOR).log()  # [half_life, kv_head, n]
+            sizes = (layer.values[prompt, :, -n:].float().norm(dim=-1) + FLOOR).log()  # [kv_head, n]
+            signals = torch.cat([sums, sizes[None]]).transpose(0, 1)  # [kv_head, signal, n]
+            target = (worth[index][place, :, :n] + _LEAST_WORTH).log()  # [kv_head, n]
+            fit.add(index, signals[..., _FIRST:], target[:, _FIRST:])
+
+
+def _plain(table: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in table.tolist())

@@ -95,6 +95,11 @@ class _Job:
     watch: Watch
 
     @property
+    def n_kv_heads(self) -> int:
+        """KV heads of a layer of the model."""
+        return n_kv_heads(self.model.config.get_text_config())
+
+    @property
     def power(self) -> Power:
         """What the report samples at hand can prove."""
         return power_of(self.parts, self.task, self.settings.max_degradation)
@@ -178,7 +183,7 @@ def _search(job: _Job) -> _Found:
     """Read the search prompts, profile the layers and heads where the space asks for it, run the trials."""
     settings = job.settings
     path = job.folder / LEARNED_FILE
-    lesson = Lesson.load(path, job.dimensions.n_layers, n_kv_heads(job.model)) if path.exists() else None
+    lesson = Lesson.load(path, job.dimensions.n_layers, job.n_kv_heads) if path.exists() else None
     learn_from = LEARNED_FROM if job.dimensions.learns and lesson is None else ()
     engine = job.engine("search", job.parts.search, lesson.rules if lesson else (), learn_from)
     if not engine.evaluate(Policy.full(engine.n_layers)).finite():

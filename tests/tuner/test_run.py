@@ -26,11 +26,12 @@ def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in steps.values()), steps
     assert steps["Trials"] == (26, 26)
-    parts, power, score, profile = finished.watch.said
+    parts, power, score, profile, lesson = finished.watch.said
     assert parts.endswith("3 search, 2 select, 9 report samples")
     assert power == "9 report samples can prove a loss of at most 40 points; you allow 60."
     assert score.startswith("The full cache scores 100.0% in exact_match on the search samples.")
     assert profile.startswith("Profile: ")
+    assert lesson == "Forgetting was not learned: that takes 12 search samples, and there are 3."
 
 
 def test_the_result_is_what_was_asked_for(finished: Finished) -> None:

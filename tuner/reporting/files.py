@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from a2sf_core.files import write_whole
+from a2sf_core.rules.learned import Learned
 from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
 from tuner.judging.expectation import Expectation
@@ -19,6 +20,7 @@ from tuner.measuring.bank import HALF_LIVES
 from tuner.reporting.evidence import Evidence
 from tuner.reporting.half_life import half_life_png
 from tuner.reporting.html import pareto_html
+from tuner.reporting.learned_curves import learned_png
 from tuner.reporting.pareto import pareto_png
 from tuner.reporting.profile_map import profile_png
 from tuner.search.objectives import QUALITY
@@ -49,10 +51,15 @@ def write(
         draw(path, expected, chosen, baseline, EXPECTED, outcome.goal)
     curves = half_life_curves(alpha.losses)
     half_life_png(half_life, curves, f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget")
-    if space.profile is None:
-        return [report, png, html, half_life]
-    profile_png(profile, space.profile, chosen.policy)
-    return [report, png, html, half_life, profile, folder / PROFILE_FILE]
+    files = [report, png, html, half_life]
+    learned = [layer.rule for layer in chosen.policy.layers if isinstance(layer.rule, Learned)]
+    if learned:
+        files.append(folder / "learned.png")
+        learned_png(files[-1], learned)
+    if space.profile is not None:
+        profile_png(profile, space.profile, chosen.policy)
+        files += [profile, folder / PROFILE_FILE]
+    return files
 
 
 def with_expected(record: TrialRecord, expectation: Expectation) -> TrialRecord:

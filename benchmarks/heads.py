@@ -1,11 +1,12 @@
-"""What fixed budgets per KV head, learned by reading a few prompts twice, are worth on a real model.
+"""What fixed budgets per KV head, learned by reading a few prompts twice, and learned forgetting are worth.
 
     python -m benchmarks.heads                              # SmolLM2 on the bundled facts, through its chat template
     python -m benchmarks.heads --data meetings.jsonl        # on data of your own
 
-Prompts of 500 to 1,000 tokens, all with contexts of their own: eight to learn from (as many of them as it takes), the
-others to measure on. Along the reference answers: nats per token over the full cache, with bootstrap intervals over the
-prompts, and the paired difference in KL to the best known method at the same budget.
+Prompts of 500 to 1,000 tokens, all with contexts of their own: eight to learn budgets from (as many of them as it
+takes), others to learn forgetting from, others to measure on. Along the reference answers and along what the full cache
+writes: nats per token over the full cache, with bootstrap intervals over the prompts, and the paired difference of the
+mean KL to the best known method and to budgets per head with half-life 16, at the same budget.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from a2sf_core import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
+from a2sf_core.rules.base import ScoreRule
 from benchmarks.lab import console, report
 from studies.samples import bundled_samples
 from tuner.choices import SMOLLM2
@@ -29,16 +31,20 @@ from tuner.inputs.data import load_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.tasks import load_task
+from tuner.judging.grading import Grader
 from tuner.judging.intervals import paired_interval
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
 from tuner.search.allocation import as_share
+from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
 from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.watch import silent
 
 TASK = Path(__file__).parent.parent / "studies" / "real" / "knowledge-chat.yaml"
 BUDGETS = (0.1, 0.2, 0.4)
+HEADS_16 = "budgets per head, half-life 16"
 DRAWN = 400
 """Bundled samples to choose from, where no data is given."""
 
@@ -50,8 +56,9 @@ def per_head(profile: Reconstruction, budget: float) -> Policy:
     return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for row in rows))
 
 
-def methods(budget: float, n_layers: int, profile: Reconstruction) -> dict[str, Policy]:
+def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequence[ScoreRule]) -> dict[str, Policy]:
     """What is compared at one budget; the first four are known or keep all heads alike."""
+    heads = per_head(profile, budget)
     by_layer = replace(profile, kept=np.broadcast_to(profile.kept.mean(-1, keepdims=True), profile.kept.shape))
     alike = {"rule": Decay(16.0), "budget": budget, "recent": RECENT, "sink": SINK}
     return {
@@ -60,9 +67,13 @@ def methods(budget: float, n_layers: int, profile: Reconstruction) -> dict[str, 
         "TOVA": Policy.tova(n_layers, budget),
         "half-life 16, heads alike": Policy.uniform(n_layers, **alike),
         "budgets per layer, half-life 16": per_head(by_layer, budget),
-        "budgets per head, half-life 16": per_head(profile, budget),
+        HEADS_16: heads,
         "budgets per head, half-life 64": per_head(replace(profile, half_life=64.0), budget),
         "budgets per head, half-life 256": per_head(replace(profile, half_life=256.0), budget),
+        "learned forgetting, heads alike": Policy(tuple(LayerPolicy(rule, budget, RECENT, SINK) for rule in learned)),
+        "budgets per head, learned forgetting": Policy(
+            tuple(replace(layer, rule=rule) for layer, rule in zip(heads.layers, learned, strict=True))
+        ),
     }
 
 
@@ -73,9 +84,12 @@ def chosen(samples: Sequence[Encoded], tokens: tuple[int, int], count: int, seed
     return [at_hand[place] for place in np.random.default_rng(seed).permutation(len(at_hand))[:count]]
 
 
-def rows(engine: Engine, budget: float, profile: Reconstruction, full: Losses) -> list[dict[str, Any]]:
+def rows(
+    engine: Engine, budget: float, profile: Reconstruction, learned: Sequence[ScoreRule], full: Losses
+) -> list[dict[str, Any]]:
     """One row of figures per method."""
-    found = {name: engine.evaluate(policy) for name, policy in methods(budget, engine.n_layers, profile).items()}
+    policies = methods(budget, engine.n_layers, profile, learned)
+    found = {name: engine.evaluate(policy) for name, policy in policies.items()}
     known = min(list(found)[:4], key=lambda name: float(found[name].kl.mean()))
     return [
         {
@@ -83,9 +97,10 @@ def rows(engine: Engine, budget: float, profile: Reconstruction, full: Losses) -
             "method": name,
             "kept": float(losses.cache_fraction.mean()),
             "nll": paired_interval(losses.nll - full.nll, 0).to_list(),
-            "kl": paired_interval(losses.kl, 0).to_list(),
+            "reference_kl": paired_interval(losses.reference_kl, 0).to_list(),
+            "own_kl": paired_interval(losses.own_kl, 0).to_list(),
             "kl_over_best_known": paired_interval(losses.kl - found[known].kl, 0).to_list(),
-            "changed": float(losses.changed.mean()),
+            "kl_over_heads_16": paired_interval(losses.kl - found[HEADS_16].kl, 0).to_list(),
         }
         for name, losses in found.items()
     ]
@@ -102,6 +117,7 @@ def main() -> None:
     parser.add_argument("--task", default=str(TASK))
     parser.add_argument("--data")
     parser.add_argument("--tokens", type=int, nargs=2, default=(500, 1000))
+    parser.add_argument("--learn", type=int, default=24, help="prompts that forgetting is learned from")
     parser.add_argument("--measure", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -111,25 +127,35 @@ def main() -> None:
     given = load_samples(options.data) if options.data else bundled_samples(task.samples, DRAWN)
     limit = max_tokens(model, tokenizer)
     samples = encode(given, tokenizer, task, limit)
-    some = chosen(samples, (options.tokens[0], options.tokens[1]), MOST_PROMPTS + options.measure, options.seed)
-    learn, measure = some[:MOST_PROMPTS], some[MOST_PROMPTS:]
+    count = MOST_PROMPTS + options.learn + options.measure
+    some = chosen(samples, (options.tokens[0], options.tokens[1]), count, options.seed)
+    twice, rest = some[:MOST_PROMPTS], some[MOST_PROMPTS:]
+    learn, measure = rest[: options.learn], rest[options.learn :]
+    ends = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop).ends
     began = time.monotonic()
-    engine = Engine(model, measure)
+    reread = measure_reconstruction(model, twice, range(len(twice)), limit, Part(), silent)
+    looked = time.monotonic()
+    teacher = Engine(model, learn, ends=ends, learn_from=LEARNED_FROM)
+    taught = time.monotonic()
+    learned = learned_rules(teacher, range(len(learn)), silent)
+    del teacher
+    fitted = time.monotonic()
+    engine = Engine(model, measure, ends=ends, own=learned)
     read = time.monotonic()
-    reread = measure_reconstruction(model, learn, range(len(learn)), limit, Part(), lambda _done, _total: None)
-    ended = time.monotonic()
     full = engine.evaluate(Policy.full(engine.n_layers))
     title = (
-        f"{len(measure)} prompts read in {read - began:.0f} s; {len(reread.rows)} others read twice in "
-        f"{ended - read:.0f} s; NLL of the full cache {full.nll.mean():.2f}"
+        f"{len(measure)} prompts read, texts written in {read - fitted:.0f} s; {len(reread.rows)} others read twice "
+        f"in {looked - began:.0f} s; forgetting learned from {len(learn)}: read in {taught - looked:.0f} s, fitted "
+        f"in {fitted - taught:.0f} s; NLL of the full cache {full.nll.mean():.2f}"
     )
     table = Table(
-        "cache", "method", "NLL, nats over full", "KL, nats", "KL over the best known", "changed", title=title
-    )
+        "cache", "method", "NLL over full", "KL, reference", "KL, own text", "over the best known", "over half-life 16",
+        title=title,
+    )  # fmt: skip
     for budget in BUDGETS:
-        for row in rows(engine, budget, reread.profile, full):
-            cells = [_interval(row[name]) for name in ("nll", "kl", "kl_over_best_known")]
-            table.add_row(f"{row['kept']:.1%}", row["method"], *cells, f"{row['changed']:.3f}")
+        for row in rows(engine, budget, reread.profile, learned, full):
+            names = ("nll", "reference_kl", "own_kl", "kl_over_best_known", "kl_over_heads_16")
+            table.add_row(f"{row['kept']:.1%}", row["method"], *(_interval(row[name]) for name in names))
             report("heads", row)
     console.print(table)
 

@@ -18,9 +18,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from a2sf_core.policy import Policy
-from a2sf_core.rules.attention import Decay
 from tuner.alpha.model import AlphaModel, features, surface_values
-from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, uses_alpha
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
@@ -55,11 +54,6 @@ def fit(
     pipeline = _fit_surface(train, ridge)
     deciding, proving = (loss_table(engine, policy, count, (1.0,)) for engine in (select, report))
     return judge(train, pipeline, deciding, proving, seed, uses_alpha(policy)), pipeline
-
-
-def uses_alpha(policy: Policy) -> bool:
-    """False if no layer ranks its tokens by decayed attention: a window votes, positions decide, or nothing is cut."""
-    return any(isinstance(layer.ranked_by, Decay) and layer.budget != 1.0 for layer in policy.layers)
 
 
 def judge(

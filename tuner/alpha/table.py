@@ -40,19 +40,25 @@ def loss_table(
 ) -> LossTable:
     """NLL of `policy` with each half-life in all layers, at `scales` of its budgets; rows by scale, then input.
 
-    `count` is told each half-life at each scale.
+    `count` is told each half-life at each scale. Only the first block is measured where alpha changes nothing anyway.
     """
     count = count or Count(silent, 1)
-    tokens = np.array([len(sample.prompt_ids) for sample in engine.samples])
+    n_blocks = engine.n_blocks if uses_alpha(policy) else 1
     fractions, losses = [], []
     for scale in scales:
         columns = []
         for half_life in count.each(HALF_LIVES):
-            found = engine.evaluate(_with_half_life(policy, half_life, scale))
-            columns.append(found.nll)
-        fractions.append(found.cache_fraction)
+            seen = engine.evaluate_blocks(_with_half_life(policy, half_life, scale), n_blocks)
+            columns.append(seen.losses.nll)
+        fractions.append(seen.losses.cache_fraction)
         losses.append(np.stack(columns, 1))
+    tokens = np.array([len(engine.samples[row].prompt_ids) for row in seen.rows])
     return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))
+
+
+def uses_alpha(policy: Policy) -> bool:
+    """False if no layer ranks its tokens by decayed attention: a window votes, positions decide, or nothing is cut."""
+    return any(isinstance(layer.ranked_by, Decay) and layer.budget != 1.0 for layer in policy.layers)
 
 
 def _with_half_life(policy: Policy, half_life: float, scale: float) -> Policy:

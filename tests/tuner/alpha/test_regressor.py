@@ -11,8 +11,8 @@ from a2sf_core import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.alpha.model import AlphaModel
-from tuner.alpha.regressor import _fit_surface, fit, judge, uses_alpha
-from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table
+from tuner.alpha.regressor import _fit_surface, fit, judge
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, uses_alpha
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
 

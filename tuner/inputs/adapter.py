@@ -35,9 +35,8 @@ def check_adapter(folder: Path) -> None:
     """Raise A2SFError unless `folder` holds an adapter that can be read; quick, without the model."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            pickled = (
-                " (adapter_model.bin is pickled and never opened)" if (folder / "adapter_model.bin").exists() else ""
-            )
+            is_pickled = (folder / "adapter_model.bin").exists()
+            pickled = " (adapter_model.bin is pickled and never opened)" if is_pickled else ""
             raise A2SFError(
                 f"--adapter {folder} has no {name}{pickled}; give the folder that peft's save_pretrained wrote."
             )
@@ -53,9 +52,11 @@ def check_adapter(folder: Path) -> None:
 
 def adapter_identity(folder: Path) -> str:
     """The adapter's weights and settings in a few characters."""
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS):
-        digest.update((folder / name).read_bytes())
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    # peft writes sets as lists in any order.
+    config = {name: sorted(map(str, value)) if isinstance(value, list) else value for name, value in config.items()}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest.update((folder / WEIGHTS).read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -58,7 +58,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, n_layers: int) ->
 
 
 def test_what_is_no_adapter_is_refused(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(A2SFError, match="has no adapter_config.json"):
+    with pytest.raises(A2SFError, match=r"has no adapter_config\.json"):
         check_adapter(tmp_path)
     (saved / WEIGHTS).rename(saved / "adapter_model.bin")
     with pytest.raises(A2SFError, match="pickled and never opened"):

@@ -18,9 +18,10 @@ peft = pytest.importorskip("peft")
 
 def trained(n_layers: int, seed: int = 0) -> Any:
     """A model of so many layers with an adapter that changes what it says."""
+    base = tiny("llama", n_layers)
     torch.manual_seed(seed)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    return peft.get_peft_model(tiny("llama", n_layers), config).eval()
+    return peft.get_peft_model(base, config).eval()
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def main() -> None:
     full = engine.evaluate(Policy.full(engine.n_layers))
     title = (
         f"{len(measure)} prompts read, texts written in {read - fitted:.0f} s; {len(reread.rows)} others read twice "
-        f"in {looked - began:.0f} s; forgetting learned from {len(learn)} more: read in {taught - looked:.0f} s, fitted "
+        f"in {looked - began:.0f} s; forgetting learned from {len(learn)}: read in {taught - looked:.0f} s, fitted "
         f"in {fitted - taught:.0f} s; NLL of the full cache {full.nll.mean():.2f}"
     )
     table = Table(

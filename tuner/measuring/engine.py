@@ -45,7 +45,7 @@ class Engine:
         model: a transformers decoder in eval mode; it stays on its device.
         samples: tokenised prompts and reference answers.
         batch_tokens: prompt tokens, padding included, that a trial works on at once; None: as many as are good for it.
-        progress: called with (prompts read, prompts in all).
+        progress: called with (prompts read, prompts in all), or with texts written and in all added to both.
         block_size: samples per block, about; a policy can be given up after each block.
         seed: of the partition into blocks.
         memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
@@ -95,11 +95,11 @@ class Engine:
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
         self.bytes_per_token = 0
-        count = itertools.count(1)
-        self._told = lambda: progress(next(count), len(self.samples))
+        count, total = itertools.count(1), len(self.samples) * (2 if ends else 1)
+        self._told = lambda: progress(next(count), total)
         self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device))
         self._told = lambda: None  # a prompt that is read again is no news
-        progress(len(self.samples), len(self.samples))
+        progress(total, total)
 
     @property
     def recomputes(self) -> bool:
@@ -241,7 +241,7 @@ class Engine:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
             block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
             self.bytes_per_token = block[0].bytes_per_token
-            return self._own.judged(block) if self._own else block
+            return self._own.judged(block, self._told) if self._own else block
 
 
 def by_gathering(policy: Policy) -> bool:

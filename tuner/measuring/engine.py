@@ -7,7 +7,6 @@ Policies that evict while the prompt is read (`chunk`, `step`) are measured by r
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
-from tuner.measuring.batch import PromptBatch, keep_masks, with_rules
+from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -215,7 +214,7 @@ class Engine:
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]
-        key = index, _kept_digest(keep)
+        key = index, kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
@@ -258,11 +257,3 @@ def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch
 
 def _join(parts: list[Losses]) -> Losses:
     return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
-
-
-def _kept_digest(keep: list[list[torch.Tensor]]) -> bytes:
-    """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
-    digest = hashlib.blake2b(digest_size=16)
-    for masks in keep:
-        digest.update(torch.stack(masks).cpu().numpy().tobytes())
-    return digest.digest()

@@ -7,7 +7,7 @@ TRIALS ?= 100
 REAL_TASK ?= studies/real/knowledge-chat.yaml
 REAL_TRIALS ?= 60
 
-.PHONY: tune tune-real test fuzz lint bench bench-search bench-gpu clean
+.PHONY: tune tune-real test fuzz lint bench bench-search bench-gpu bench-peers clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,12 @@ bench-gpu: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu_decode
 	$(BIN)/python -m benchmarks.gpu_decode --compiled
 	$(BIN)/python -m benchmarks.gpu_engine
+
+# Everything docs/peers.md claims of the bundled task; hours on two cores, less with MEASURE=24. DATA=FILE.jsonl for others.
+MEASURE ?= 100
+bench-peers: $(VENV)/.installed-real
+	for cut in prompt context; do $(BIN)/python -m benchmarks.peers --cut $$cut --measure $(MEASURE) --serve 6 \
+		$(if $(DATA),--data $(DATA)) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

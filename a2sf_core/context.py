@@ -4,7 +4,7 @@
         cache = read_context(model, context)  # int64 [1, n], pruned at its end
         for question in questions:
             ids = torch.cat([context, question], 1)
-            output = model.generate(ids, past_key_values=cache.fork(), max_new_tokens=20)
+            output = model.generate(ids, cache=cache.fork(), max_new_tokens=20)
 
 Questions and answers are read over what is kept, and kept whole themselves.
 """

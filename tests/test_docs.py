@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from a2sf_core import A2SFCache, LayerPolicy, Policy, attach
+from a2sf_core import A2SFCache, A2SFConfig, LayerPolicy, Policy, attach
 from a2sf_core.rules.catalogue import RULES, read_rule
+from a2sf_core.shape import fingerprint
 from a2sf_core.switch import cache_argument
 from tests.tuner.models import samples, tiny
 from tuner.inputs.metrics import METRICS
@@ -92,6 +95,25 @@ def test_the_task_of_the_guide_loads_and_every_field_has_its_row(tmp_path: Path)
     task = load_task(str(tmp_path / "manual.yaml"))
     assert (task.stop, task.chat_template, len(task.examples)) == (("\n",), "auto", 1)
     assert [name for name in LATER_FIELDS if f"`{name}`" not in text] == []
+
+
+def test_the_program_for_shared_contexts_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "studies" / "reference_model", tmp_path / "my-model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "my-model")
+    policy = Policy.h2o(model.config.num_hidden_layers, 0.95)
+    config = A2SFConfig(fingerprint(model), "knowledge-shared", policy, cut="context")
+    config.save_pretrained(tmp_path / "runs" / "knowledge-shared-my-model")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "shared-contexts.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    exec(block, {})
+    assert [line.strip() for line in capsys.readouterr().out.splitlines() if line] == [
+        "The blue lamp costs 12 euros.",
+        "Anna is in room 31.",
+    ]
 
 
 def test_the_rooms_on_the_map_are_there() -> None:

@@ -62,6 +62,9 @@ Cut = Annotated[
                       "task's own, which is prompt unless it says otherwise."),
 ]  # fmt: skip
 
+Adapter = Annotated[
+    Path | None, typer.Option(help="Folder of a LoRA adapter (peft) that is merged into --model's weights.")
+]
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
 
 
@@ -95,6 +98,7 @@ def tune(
     precision: Precision = None,
     mlflow: Mlflow = None,
     cut: Cut = None,
+    adapter: Adapter = None,
     check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
@@ -109,7 +113,7 @@ def tune(
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
-        cut=cut,
+        cut=cut, adapter=adapter,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -160,6 +164,7 @@ def validate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     cut: Cut = None,
+    adapter: Adapter = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
     _quiet()
@@ -168,13 +173,13 @@ def validate(
     from tuner.settings import Settings
 
     settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
-                        max_degradation=max_degradation, cut=cut)  # fmt: skip
+                        max_degradation=max_degradation, cut=cut, adapter=adapter)  # fmt: skip
     inputs = check(settings)
     from tuner.inputs.models import load_model, max_tokens
     from tuner.inputs.splits import encode_and_split, power_of
     from tuner.judging import validation
 
-    loaded, tokenizer = load_model(model, device, dtype)
+    loaded, tokenizer = load_model(model, device, dtype, adapter)
     parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
     typer.echo(f"Parts     {parts}{remark or ' (none cut, none left out)'}")
     typer.echo(f"Power     {power_of(parts, inputs.task, max_degradation)}")

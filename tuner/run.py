@@ -16,6 +16,7 @@ from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import name_of
+from tuner.inputs.adapter import adapter_identity
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.made_with import inputs_identity
@@ -150,7 +151,7 @@ class _Proven:
 def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitStack) -> _Job:
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
     n_layers = model.config.get_text_config().num_hidden_layers
     with attach(Policy.full(n_layers), model):
         pass  # tries what cannot be served, before anything is written
@@ -159,6 +160,8 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     folder = settings.folder(task.name)
     dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules)
     identity = inputs_identity(model, tokenizer, task, samples)
+    if settings.adapter:
+        identity["adapter"] = adapter_identity(settings.adapter)
     identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
     memory = allowed_memory(settings.memory, model.device) // PARTS_HELD

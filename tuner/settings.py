@@ -34,6 +34,7 @@ class Settings:
     precision: float | None = None
     mlflow: str | None = None
     cut: str | None = None
+    adapter: Path | None = None
 
     def folder(self, task: str) -> Path:
         """Where the run lies: `out`, or a name made of those of the task and the model."""

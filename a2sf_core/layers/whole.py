@@ -41,8 +41,6 @@ class A2SFLayer(PruningLayer):
         is_sealed: the last cut was made; where decoding evicts nothing either, no scores are kept up any more.
     """
 
-    half_lives: tuple[float, ...]
-    recent_queries: RecentQueries
     keys: Any  # transformers has them None until the first token, and Tensor ever after
     values: Any
 

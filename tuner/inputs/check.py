@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample, bundled_samples
 from tuner.choices import FAMILIES, LEARNED, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
+from tuner.inputs.adapter import check_adapter
 from tuner.inputs.data import load_samples
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.own_metric import find_metric, text_score
@@ -59,6 +60,8 @@ def check(settings: Settings) -> Inputs:
     if settings.memory is not None:
         parse_bytes(settings.memory)
     tracking_address(settings.mlflow)
+    if settings.adapter:
+        check_adapter(settings.adapter)
     for folder in settings.warm_start:
         if not folder.is_dir():
             raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")

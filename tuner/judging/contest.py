@@ -35,7 +35,8 @@ class Candidate:
     """A policy with its paired difference to the full cache, in points of the task's metric (negative is worse).
 
     `method` is the known method that it is, such as "h2o", and empty for what was tuned; `differences` `[sample]` are
-    those behind the interval.
+    those behind the interval, and `contexts` `[sample]` labels that are equal for questions on one context; None where
+    each sample has its own.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Candidate:
     difference: Interval
     method: str = ""
     differences: np.ndarray = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    contexts: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def meets(self, max_degradation: float) -> bool:
         """True if even the lower end of the interval is within the goal."""
@@ -75,7 +77,7 @@ class Contest:
         # The full cache against itself is certain.
         resolution = self.resolution if kept < 1 else 0.0
         interval = paired_interval(differences, self.seed, resolution, self.contexts)
-        return Candidate(proposal.label, proposal.policy, kept, interval, proposal.method, differences)
+        return Candidate(proposal.label, proposal.policy, kept, interval, proposal.method, differences, self.contexts)
 
     def look(self, policy: Policy) -> Look:
         """The same without an interval, with the KL."""

@@ -83,7 +83,7 @@ def _tokens(samples: Sequence[Encoded]) -> int:
 def preview(settings: Settings, inputs: Inputs) -> str:
     """What a run with these settings would do: parts, what they can prove, time and memory. Nothing is written."""
     task = inputs.task
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype)
+    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
     parts, remark = encode_and_split(inputs.samples, task, settings, tokenizer, max_tokens(model, tokenizer))
     n_layers = model.config.get_text_config().num_hidden_layers
     bank = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules).bank

@@ -112,7 +112,7 @@ def _beside_tuned(best: Candidate, known: Contender | None, power: Power) -> str
 
 def _promising(contender: Contender, power: Power) -> str:
     best, accept = contender.best, math.ceil(10 * contender.would_do) / 10
-    needed = _more_samples(best, power)
+    needed = _more_contexts(best, power)
     why = "its best estimate is within the {allowed} allowed, the worst end of its interval is not. "
     if best.meets(power.goal):
         why = "that is within the {allowed} allowed, but a larger cache, tested before it, was not, so it may be luck. "
@@ -122,7 +122,8 @@ def _promising(contender: Contender, power: Power) -> str:
     )
     if needed is None or power.missing is None:
         return f"{said}No number of samples proves {power.goal:g}; as it is, it meets --max-degradation {accept:g}."
-    return f"{said}About {needed} more samples would decide; as it is, it meets --max-degradation {accept:g}."
+    what = "samples" if power.n_contexts == power.n_samples else "contexts"
+    return f"{said}About {needed} more {what} would decide; as it is, it meets --max-degradation {accept:g}."
 
 
 def _no(closest: Candidate | None, power: Power) -> str:
@@ -133,20 +134,20 @@ def _no(closest: Candidate | None, power: Power) -> str:
     )
 
 
-def _more_samples(best: Candidate, power: Power) -> int | None:
-    """Further samples until the interval lies within the goal, if they are like those seen; None if none would do."""
-    needed = contexts_to_hold(Paired.of(best.differences), power.resolution, power.goal)
+def _more_contexts(best: Candidate, power: Power) -> int | None:
+    """Further contexts until the interval lies within the goal, if they are like those seen; None if none would do."""
+    needed = contexts_to_hold(Paired.of(best.differences, best.contexts), power.resolution, power.goal)
     if needed is None:
         return None
-    more = max(power.missing or 0, math.ceil((needed - power.n_samples) / power.report_share))
-    return more if more > 0 else power.n_samples
+    more = max(power.missing or 0, math.ceil((needed - power.n_contexts) / power.report_share))
+    return more if more > 0 else power.n_contexts
 
 
 def _against(one: Candidate, other: Candidate) -> str:
     """How two policies differ on the same samples."""
     if len(one.differences) != len(other.differences) or not len(one.differences):
         return ""
-    between = paired_interval(one.differences - other.differences, seed=0)
+    between = paired_interval(one.differences - other.differences, seed=0, contexts=one.contexts)
     if between.low <= 0 <= between.high:
         return "; in quality the two cannot be told apart"
     return f"; in quality they differ by {abs(between.mean):.2f} points"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -101,6 +102,14 @@ def _keep(batch: PromptBatch, index: int, policy: LayerPolicy, bank: Bank) -> to
     orders = batch.layers[index].orders  # [rule, prompt, kv_head, key]
     order = orders[bank.place(index, policy)][batch.held].long()  # [batch, kv_head, key]
     return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
+
+
+def kept_digest(keep: Sequence[Sequence[torch.Tensor]]) -> bytes:
+    """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for masks in keep:
+        digest.update(torch.stack(list(masks)).cpu().numpy().tobytes())
+    return digest.digest()
 
 
 class LayerBuilder:

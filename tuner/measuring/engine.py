@@ -7,7 +7,6 @@ Policies that evict while the prompt is read (`chunk`, `step`) are measured by r
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
-from tuner.measuring.batch import PromptBatch, keep_masks, with_rules
+from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -45,7 +44,7 @@ class Engine:
         model: a transformers decoder in eval mode; it stays on its device.
         samples: tokenised prompts and reference answers.
         batch_tokens: prompt tokens, padding included, that a trial works on at once; None: as many as are good for it.
-        progress: called with (prompts read, prompts in all).
+        progress: called with (prompts read, prompts in all), or with texts written and in all added to both.
         block_size: samples per block, about; a policy can be given up after each block.
         seed: of the partition into blocks.
         memory: bytes for what is held of the prompts; None for no limit. What does not fit is read again when needed.
@@ -95,11 +94,11 @@ class Engine:
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
         self.bytes_per_token = 0
-        count = itertools.count(1)
-        self._told = lambda: progress(next(count), len(self.samples))
+        count, total = itertools.count(1), len(self.samples) * (2 if ends else 1)
+        self._told = lambda: progress(next(count), total)
         self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device))
         self._told = lambda: None  # a prompt that is read again is no news
-        progress(len(self.samples), len(self.samples))
+        progress(total, total)
 
     @property
     def recomputes(self) -> bool:
@@ -215,7 +214,7 @@ class Engine:
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]
-        key = index, _kept_digest(keep)
+        key = index, kept_digest(keep)
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
@@ -241,7 +240,7 @@ class Engine:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
             block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
             self.bytes_per_token = block[0].bytes_per_token
-            return self._own.judged(block) if self._own else block
+            return self._own.judged(block, self._told) if self._own else block
 
 
 def by_gathering(policy: Policy) -> bool:
@@ -258,11 +257,3 @@ def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch
 
 def _join(parts: list[Losses]) -> Losses:
     return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
-
-
-def _kept_digest(keep: list[list[torch.Tensor]]) -> bytes:
-    """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
-    digest = hashlib.blake2b(digest_size=16)
-    for masks in keep:
-        digest.update(torch.stack(masks).cpu().numpy().tobytes())
-    return digest.digest()

@@ -5,7 +5,7 @@ It costs little where the model writes the reference answer anyway: then there i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -28,11 +28,16 @@ class OwnTexts:
         self._reader, self._samples, self.ends = reader, samples, ends
         self.known: dict[int, Text] = {}
 
-    def judged(self, block: Sequence[PromptBatch]) -> list[PromptBatch]:
-        """`block`, judged along the own texts too in batches where they are not the references."""
+    def judged(self, block: Sequence[PromptBatch], done: Callable[[], None] = lambda: None) -> list[PromptBatch]:
+        """`block`, judged along the own texts too in batches where they are not the references.
+
+        `done` is called for every text, as it is known.
+        """
         for batch in block:
             self._take_references(batch)
-        self._write_others(block)
+            for _ in filter(self.known.__contains__, batch.samples):
+                done()
+        self._write_others(block, done)
         found = []
         for batch in block:
             own = [self.known[row] for row in batch.samples]
@@ -50,7 +55,7 @@ class OwnTexts:
             if self.ends.over(answer) and all(right[: len(answer)]):
                 self.known[row] = answer
 
-    def _write_others(self, block: Sequence[PromptBatch]) -> None:
+    def _write_others(self, block: Sequence[PromptBatch], done: Callable[[], None]) -> None:
         """Rows of all batches together: a step costs nearly the same however many there are."""
         begun = []
         with answering(self._reader.model):
@@ -58,4 +63,4 @@ class OwnTexts:
                 unknown = [row for row in batch.samples if row not in self.known]
                 if unknown:
                     begun.append(Begun.of(self._reader, batch, self._reader.all_of(batch), unknown))
-            self.known |= go_on(self._reader, begun, self.ends)
+            self.known |= go_on(self._reader, begun, self.ends, done)

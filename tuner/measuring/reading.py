@@ -21,9 +21,10 @@ from tuner.measuring.bank import Bank
 from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.losses import FullAnswers, JudgedText
 
-Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], None]
-"""Called with a layer's index, query `[batch, kv_head, group * read, dim]`, key and value
-`[batch, kv_head, kept + new, dim]`, scale, and bias `[batch, kv_head or 1, group * read, kept + new]`."""
+Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], None]
+"""Called with a layer's index, bool `[batch, read]` of the queries that count (they predict a token, or ask), query
+`[batch, kv_head, group * read, dim]`, key and value `[batch, kv_head, kept + new, dim]`, scale, and bias
+`[batch, kv_head or 1, group * read, kept + new]`."""
 
 
 class Reader:
@@ -92,18 +93,16 @@ class Reader:
     ) -> list[torch.Tensor]:
         """The same for several texts over the slots in `keep`: these are gathered, and questions read, once for all.
 
-        `watch` is called with every attention of the texts' tokens, not of the questions'.
+        `watch` is called with every attention of the questions' and the texts' tokens.
         """
-        asked = self.ask(batch, keep, max(ids.shape[1] for ids, _ in texts) - 1)
-        if watch:
-            for index, layer in enumerate(asked.cache.layers):
-                layer.watch = partial(watch, index)
+        asked = self.ask(batch, keep, max(ids.shape[1] for ids, _ in texts) - 1, watch=watch)
         before = torch.cat([batch.mask, batch.question_valid], -1)  # [batch, key + question]
         found = []
         for ids, valid in texts:
             logits = asked.logits[:, None]  # [batch, 1, vocab]
             if ids.shape[1] > 1:
                 asked.cache.rewind()
+                _watch(asked.cache, watch, valid[:, 1:])
                 rest = self._read_on(before, asked.n_read, asked.cache, ids[:, :-1], valid[:, :-1], 0)
                 logits = torch.cat([logits, rest], 1)
             found.append(logits)
@@ -111,7 +110,12 @@ class Reader:
 
     @torch.no_grad()
     def ask(
-        self, batch: PromptBatch, keep: Sequence[torch.Tensor], room: int, places: Sequence[int] | None = None
+        self,
+        batch: PromptBatch,
+        keep: Sequence[torch.Tensor],
+        room: int,
+        places: Sequence[int] | None = None,
+        watch: Watcher | None = None,
     ) -> Asked:
         """Gather the slots in `keep` and read the questions over them, where there are some.
 
@@ -126,6 +130,7 @@ class Reader:
         n_tokens, logits = batch.n_tokens[rows], batch.first_logits[rows]
         if not width:
             return Asked(cache, n_tokens, logits)
+        _watch(cache, watch, valid)
         lengths = valid.sum(-1)  # [batch]
         fewest = int(lengths.min())
         # Of the vocabulary's logits only those that may predict an answer's first token are made.
@@ -212,6 +217,11 @@ class Reader:
             **{self._cache_argument: cache},
         )
         return output.logits
+
+
+def _watch(cache: AnswerCache, watch: Watcher | None, counted: torch.Tensor) -> None:
+    for index, layer in enumerate(cache.layers if watch else ()):
+        layer.watch = partial(watch, index, counted) if watch else None
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,13 @@ class Begun:
 
 
 @torch.no_grad()
-def go_on(reader: Reader, begun: Sequence[Begun], ends: Ends) -> dict[int, Text]:
-    """The texts of all rows of `begun`, written together, by sample; inside `answering(model)`."""
+def go_on(
+    reader: Reader, begun: Sequence[Begun], ends: Ends, done: Callable[[], None] = lambda: None
+) -> dict[int, Text]:
+    """The texts of all rows of `begun`, written together, by sample; inside `answering(model)`.
+
+    `done` is called as each of them is over.
+    """
     if not begun:
         return {}
     cache = AnswerCache.join([each.cache for each in begun], ends.most - 1)
@@ -64,6 +69,8 @@ def go_on(reader: Reader, begun: Sequence[Begun], ends: Ends) -> dict[int, Text]
     tokens = torch.cat([each.first for each in begun])  # [row]
     texts = [[token] for token in tokens.tolist()]
     over = [ends.over(text) for text in texts]
+    for _ in filter(None, over):
+        done()
     while not all(over):
         tokens = reader.step(tokens, n_read, cache).argmax(-1)
         n_read = n_read + 1
@@ -71,5 +78,7 @@ def go_on(reader: Reader, begun: Sequence[Begun], ends: Ends) -> dict[int, Text]
             if not over[place]:
                 texts[place].append(token)
                 over[place] = ends.over(texts[place])
+                if over[place]:
+                    done()
     samples = [row for each in begun for row in each.samples]
     return {row: tuple(text) for row, text in zip(samples, texts, strict=True)}

@@ -75,6 +75,8 @@ def check_trials(path: Path, told: dict[str, Any], trials: Sequence[FrozenTrial]
         where = f"{path}, trial {trial.number}"
         if trial.datetime_start is None or trial.datetime_complete is None:
             raise A2SFError(f"{where} has no time; {_MEND}")
+        if not isinstance(trial.system_attrs, dict):
+            raise A2SFError(f"{where} has attributes that are no mapping; {_MEND}")
         fields = {
             "state": trial.state.name,
             "values": trial.values,

@@ -50,7 +50,7 @@ def learned_rules(engine: Engine, rows: Collection[int], progress: Progress) -> 
 
 
 def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
-    """What each token of the prompts was worth to the texts that follow, mean over the texts.
+    """What each token of the prompts was worth to the questions and texts that follow, mean over the texts.
 
     To be called inside `answering(model)`. One tensor per layer, float32 `[batch, kv_head, key]`; the tokens of a
     prompt come first, and what stands behind them means nothing.
@@ -58,17 +58,15 @@ def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
     n_keys = batch.mask.shape[1]
     worth = [torch.zeros(len(batch.samples), engine.n_kv_heads, n_keys, device=batch.mask.device)
              for _ in range(engine.n_layers)]  # fmt: skip
+
+    def watch(
+        index: int, counts: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor
+    ) -> None:
+        lost = what_losing_costs(query, key, value, scale, bias)[..., :n_keys]
+        group = lost.shape[2] // counts.shape[1]
+        worth[index].add_(lost.masked_fill(~counts.repeat(1, group)[:, None, :, None], 0).sum(2) / len(batch.texts))
+
     for text in batch.texts:
-        is_read = text.valid[:, 1:]  # [batch, read], where a token follows that it predicts
-
-        def watch(
-            index: int, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor, real: Tensor = is_read
-        ) -> None:
-            lost = what_losing_costs(query, key, value, scale, bias)[..., :n_keys]
-            group = lost.shape[2] // real.shape[1]
-            counted = lost.masked_fill(~real.repeat(1, group)[:, None, :, None], 0)
-            worth[index] += counted.sum(2) / len(batch.texts)
-
         engine.reader.follow_each(batch, engine.reader.all_of(batch), [(text.ids, text.valid)], watch)
     return worth
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from a2sf_core import A2SFConfig
+from a2sf_core.rules.learned import Learned
 from tests.tuner.conftest import Finished
 from tests.tuner.fuzz import mutations
 from tests.tuner.fuzz.cases import command, number_of, refused_or_done, sentence_or_nothing
 from tuner.measuring.engine import Engine
+from tuner.search.learned_file import LEARNED_FILE, Lesson
 from tuner.search.profile_file import Profiled
 from tuner.search.space import Space
 from tuner.search.storage import JOURNAL, Storage
@@ -131,6 +133,23 @@ def test_a_journal_that_reads_is_gone_on_with(finished: Finished, tmp_path: Path
             lambda folder=folder: Study(folder, identity, seed=1).run(engine, space, Plan(31), lambda _: None),
         )
         shutil.rmtree(folder)
+
+
+def test_the_lesson_is_used_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / LEARNED_FILE
+    rule = Learned((2.0, math.inf), ((0.5, -0.2), (1.0, 0.1)), (0.7, 0.0))
+    Lesson((rule, rule, rule), "why").save(path)
+    known = json.loads(path.read_text())
+
+    def use() -> None:
+        found = Lesson.load(path, 3, 2)
+        space = Space("uniform", False, 3, learned=found.rules)
+        for trial in space.enqueued():
+            json.dumps((trial.policy or space.policy(trial.params)).to_dict(), allow_nan=False)
+
+    for name, text in mutations.drawn("lesson", number_of(250), lambda rng: mutations.of_json(rng, known)):
+        path.write_bytes(text)
+        sentence_or_nothing(name, use)
 
 
 def test_a_database_of_mlflow_is_opened_or_named(finished: Finished, tmp_path: Path) -> None:

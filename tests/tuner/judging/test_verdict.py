@@ -79,6 +79,23 @@ def test_what_is_promising_says_what_would_decide() -> None:
     )
 
 
+def test_questions_on_one_context_decide_as_one() -> None:
+    """20 contexts with four questions each are no more proof than 20 samples."""
+    power = Power(20, 80, 4.0, 100.0, report_share=0.5)
+    lossless = Candidate("trial 9", FULL, 0.072, Interval(0.0, -14.29, 0.0), "", np.zeros(80), np.repeat(range(20), 4))
+    said = decide(Contender(lossless, False, 14.29), None, None, WHOLE, power).sentence
+    assert "About 158 more contexts would decide" in said
+    together = np.repeat([1.0] * 11 + [-1.0] * 5, 8)
+    pairs = [
+        [Candidate(name, FULL, kept, Interval(0, -1, 0), "", values, contexts)
+         for name, kept, values in (("trial 3", 0.2, together), ("tova", 0.4, np.zeros(128)))]
+        for contexts in (None, np.repeat(range(16), 8))
+    ]  # fmt: skip
+    verdicts = [decide(*(Contender(each, True, 1.0) for each in pair), None, WHOLE, POWER).sentence for pair in pairs]
+    assert "in quality they differ by" in verdicts[0]
+    assert "in quality the two cannot be told apart" in verdicts[1]
+
+
 def test_a_bold_one_after_a_safe_one_that_failed_may_be_luck() -> None:
     lucky = Candidate("trial 9", FULL, 0.1, Interval(2.5, -2.5, 6.4), differences=np.zeros(78))
     power = Power(78, 78, 4.0, 100.0)

@@ -48,6 +48,12 @@ def test_own_texts_are_what_is_served_and_the_writer_takes_them_as_they_are() ->
     assert _forwards(model, lambda: Writer(engine, ENDS).drafts()) == 0
 
 
+def test_progress_counts_prompts_and_texts() -> None:
+    told: list[tuple[int, int]] = []
+    Engine(tiny("llama"), samples(9), block_size=3, ends=ENDS, progress=lambda *at: told.append(at))
+    assert told == [(done, 18) for done in range(1, 19)] + [(18, 18)]
+
+
 def test_a_reference_that_the_model_would_write_adds_nothing() -> None:
     model = tiny("llama")
     right = [replace(sample, answer_ids=served(model, sample.prompt_ids, FULL, ENDS)) for sample in samples(6)]

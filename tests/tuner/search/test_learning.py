@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ def test_what_losing_a_key_costs_is_what_the_output_moves() -> None:
         torch.testing.assert_close(costs[..., lost], moved, atol=1e-4, rtol=1e-3)
 
 
-def test_padding_and_batches_do_not_change_what_tokens_are_worth() -> None:
-    model, data = tiny("llama"), samples(6)
-    together = engine_of(model, 6)
+@pytest.mark.parametrize("question", [(), (5, 9, 14)], ids=["cut: prompt", "cut: context"])
+def test_padding_and_batches_do_not_change_what_tokens_are_worth(question: tuple[int, ...]) -> None:
+    model = tiny("llama")
+    data = [replace(sample, question_ids=question[: 1 + index % 3]) for index, sample in enumerate(samples(6))]
+    together = Engine(model, data, block_size=6, ends=ENDS, learn_from=LEARNED_FROM)
     (block,) = together.blocks()
     with answering(model):
         for batch in block:

@@ -44,12 +44,20 @@ def step(model: Any, rows: list[tuple[A2SFCache, list[int]]]) -> None:
         tokens.append(token)
 
 
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_rows_that_join_and_leave_are_written_as_alone(llama: Any, policy: Policy) -> None:
+    check_rows(llama, policy)
+
+
+def test_so_are_those_of_every_family(model: Any) -> None:
+    grouped = getattr(model.config, "num_key_value_heads", 4) == 2
+    others = (LayerPolicy(Window(4), 0.3), LayerPolicy())
+    budgets = (0.2, 0.6) if grouped else (0.2, 0.6, 0.2, 0.9)
+    check_rows(model, Policy((LayerPolicy(Decay(8.0), budgets), *others), decode_every=2))
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*POLICIES, "ragged"])
-def test_rows_that_join_and_leave_are_written_as_alone(model: Any, name: str) -> None:
-    policy = POLICIES.get(name, RAGGED)
-    if name == "ragged" and model.config.num_attention_heads == 4 and not hasattr(model.config, "num_key_value_heads"):
-        policy = Policy((LayerPolicy(Decay(8.0), (0.2, 0.6, 0.2, 0.9)), LayerPolicy(budget=0.3), LayerPolicy()))
+def check_rows(model: Any, policy: Policy) -> None:
     prompts = [models.prompt(1, n, seed=n) for n in LENGTHS]
     with attach(policy, model):
         alone = [model.generate(ids, max_new_tokens=9, **models.GREEDY)[0, ids.shape[1] :].tolist() for ids in prompts]

@@ -117,7 +117,12 @@ class Engine:
 
     def own_texts(self, ends: Ends) -> dict[int, Text]:
         """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
-        return self._own.known if self._own and self._own.ends == ends else {}
+        if self._own is None or self._own.ends != ends:
+            return {}
+        for index in range(self._store.n_stored, self.n_blocks):
+            if not self._own.known.keys() >= set(self._rows[index].tolist()):
+                self._store.load(index)  # what no memory was left for was not read yet
+        return self._own.known
 
     def evaluate(self, policy: Policy) -> Losses:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.

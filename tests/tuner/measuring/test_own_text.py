@@ -39,9 +39,10 @@ def test_both_texts_are_judged_as_if_each_were_the_answer(kind: str, policy: Pol
     assert np.abs(both.nll - [answer_alone(model, sample, policy)[0] for sample in data]).max() < 1e-4
 
 
-def test_own_texts_are_what_is_served_and_the_writer_takes_them_as_they_are() -> None:
+@pytest.mark.parametrize("memory", [None, 1], ids=["held", "read again"])
+def test_own_texts_are_what_is_served_and_the_writer_takes_them_as_they_are(memory: int | None) -> None:
     model, data = tiny("llama"), samples(9)
-    engine = Engine(model, data, block_size=3, ends=ENDS)
+    engine = Engine(model, data, block_size=3, ends=ENDS, memory=memory)
     expected = [served(model, sample.prompt_ids, FULL, ENDS) for sample in data]
     assert [engine.own_texts(ENDS)[row] for row in range(9)] == expected
     assert engine.own_texts(Ends(MOST + 1, frozenset())) == {}

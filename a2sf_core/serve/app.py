@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -28,6 +27,7 @@ from a2sf_core.serve.bodies import ChatBody, Common, TextBody, read_body
 from a2sf_core.serve.door import bounded_body
 from a2sf_core.serve.engine import Busy, Engine
 from a2sf_core.serve.job import Ended, Event, Failed, Job, Piece
+from a2sf_core.serve.limits import Limits
 from a2sf_core.serve.refusal import Refusal
 from a2sf_core.serve.sampling import Sampling
 
@@ -38,23 +38,6 @@ _FAILED = {
     "shutdown": (503, "the server is stopping."),
     "error": (500, "the model failed on this request; the server's log names the kind of error."),
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may ask for.
-
-    Attributes:
-        context: tokens of prompt and answer together.
-        most: tokens to write where the client does not say.
-        body: bytes.
-        seconds: for the whole answer.
-    """
-
-    context: int
-    most: int = 512
-    body: int = 1_000_000
-    seconds: float = 600.0
 
 
 class Service:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from .conftest import POLICY
 from .offline import written
-from .process import TOKEN, Server, run, running
+from .process import TOKEN, Server, running
 
 MOST = 24
 NAME = "a2sf-test"
@@ -235,50 +235,3 @@ def test_metrics_and_a_log_without_prompts(server: Server, prompts: list[str]) -
     assert value(server, "a2sf_cache_limit_bytes") == 64 * 2**20
     log = server.log.read_text()
     assert not any(word in log for prompt in prompts for word in prompt.split() if len(word) > 5), log
-
-
-def test_on_loopback_without_a_token_and_sigterm_lets_a_stream_end(tmp_path: Path, prompts: list[str]) -> None:
-    with running(tmp_path, "--model", "reference", "--no-token", "--name", NAME, token=None) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
-        with pytest.raises(openai.BadRequestError, match="no chat template"):
-            client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": "hi"}])
-        given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "temperature": 2, "seed": 1}
-        stream = iter(client.completions.create(**given, max_tokens=300, stream=True))
-        first = next(stream).choices[0].text
-        assert server.stop() == 0
-        text = first + "".join(chunk.choices[0].text for chunk in stream)
-        assert len(text) > len(first)
-        with pytest.raises(openai.APIConnectionError):
-            client.completions.create(**given)
-
-
-def test_from_elsewhere_a_token_is_needed(config: Path, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
-        here = probe.getsockname()[0]
-    options = ["--model", "reference", "--config", str(config), "--no-token", "--host", "0.0.0.0"]
-    with running(tmp_path, *options) as server:
-        port = server.url.rsplit(":", 1)[1]
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"][0]["id"] == "reference"
-        assert httpx.get(f"http://{here}:{port}/v1/models").status_code == 401
-        assert httpx.get(f"http://{here}:{port}/v1/models", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
-        assert httpx.get(f"http://{here}:{port}/v1/models", headers=_authorized()).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("options", "token", "said"),
-    [
-        (["--model", "reference"], None, "there is no token"),
-        (["--model", "reference", "--no-token", "--host", "0.0.0.0"], None, "--no-token is for loopback"),
-        (["--model", "reference", "--config", "nowhere"], "x", "cannot read the policy nowhere"),
-        (["--model", "nowhere"], "x", "nowhere"),
-        (["--model", "reference", "--memory", "much"], "x", "--memory is 'much'"),
-        (["--model", "reference", "--host", "192.0.2.1"], "x", "cannot listen on 192.0.2.1"),
-    ],
-    ids=lambda each: "",
-)
-def test_a_bad_command_is_one_sentence(options: list[str], token: str | None, said: str) -> None:
-    result = run(*options, token=token)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert said in result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr

@@ -15,9 +15,10 @@ from sse_starlette.sse import AppStatus
 
 from a2sf_core.config import A2SFConfig
 from a2sf_core.policy import Policy
-from a2sf_core.serve.app import Limits, Service
+from a2sf_core.serve.app import Service
 from a2sf_core.serve.door import Door
 from a2sf_core.serve.engine import Engine
+from a2sf_core.serve.limits import Limits
 from a2sf_core.switch import attach
 from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model, max_tokens

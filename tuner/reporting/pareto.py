@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _CAPTION_WIDTH = 24
 """Percent of the cache, on the axis, that the caption takes beside the mark of the chosen policy."""
 
+_NEAR_EDGE = 85
+"""Share of the cache, in percent, beyond which a centred name would run over the edge of the picture."""
+
 
 def pareto_png(
     path: Path,
@@ -104,7 +107,7 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) ->
         spot, offset = ((x, y), (9, 0)) if is_left else ((x, high), (9, 12))
         axes.annotate(
             caption, spot, offset, fontsize=10, textcoords="offset points", va="center",
-            ha="left" if is_left else "center", **look,
+            ha="left" if is_left else "right" if x > _NEAR_EDGE else "center", **look,
         )  # fmt: skip
         return
     # Below nothing there is room under the whole picture: no front, no line.

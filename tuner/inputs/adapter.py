@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.foreign import parse_json, read_text
 from tuner.inputs.model_folder import brief
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -40,11 +41,7 @@ def check_adapter(folder: Path) -> None:
             raise A2SFError(
                 f"--adapter {folder} has no {name}{pickled}; give the folder that peft's save_pretrained wrote."
             )
-    try:
-        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise A2SFError(f"{folder / CONFIG} is not a JSON object ({brief(error)}); export the adapter again.") from None
-    if kind != "LORA":
+    if (kind := _config(folder).get("peft_type")) != "LORA":
         raise A2SFError(f"{folder / CONFIG} is of a {kind!r} adapter; only LORA can be merged into the weights.")
     if find_spec("peft") is None:
         raise A2SFError('--adapter needs the package peft; install "a2sf-tune[adapter]".')
@@ -52,12 +49,21 @@ def check_adapter(folder: Path) -> None:
 
 def adapter_identity(folder: Path) -> str:
     """The adapter's weights and settings in a few characters."""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     # peft writes sets as lists in any order.
-    config = {name: sorted(map(str, value)) if isinstance(value, list) else value for name, value in config.items()}
+    config = {
+        name: sorted(map(str, value)) if isinstance(value, list) else value for name, value in _config(folder).items()
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update((folder / WEIGHTS).read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path, mend = folder / CONFIG, "export the adapter again."
+    found = parse_json(read_text(path, "the adapter's settings", mend), f"{path} is not a JSON object", mend)
+    if not isinstance(found, dict):
+        raise A2SFError(f"{path} is not a JSON object; {mend}")
+    return found
 
 
 def _check_shapes(model: Any, folder: Path) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.rows import in_rows
 from a2sf_core.policy import Policy
-from a2sf_core.serve.cost import CacheCost, held_bytes
+from a2sf_core.serve.cost import held_bytes
 from a2sf_core.serve.job import Failed, Job
 from a2sf_core.serve.metrics import Metrics
 from a2sf_core.serve.row import Row
@@ -132,10 +133,6 @@ class Engine:
         """What the caches hold now, measured on the tensors."""
         return sum(held_bytes(row.cache) for row in self._all())
 
-    def cost(self, policy: Policy | None = None) -> CacheCost:
-        """What requests cost."""
-        return CacheCost.of(self._model, policy or self.policy)
-
     def _all(self) -> list[Row]:
         reading = self._reading
         return [*self._waiting, *([reading] if reading else []), *self._running]
@@ -182,39 +179,32 @@ class Engine:
         return sum(row.held for row in self._running) + (reading.peak if reading else 0)
 
     def _read(self, row: Row) -> None:
-        try:
+        with self._failing([row]):
             logits = row.read(self._model, self._piece)
             if logits is None:
                 return
             self.metrics.prompt_tokens.inc(len(row.job.ids))
             self._write(row, logits)
             if self._reading is row:  # not ended with its first token
-                row.cache.cut()
+                row.cache.cut()  # before it is sealed: a sealed cache would pass for a context without its question
                 row.cache.seal()
                 self._reading = None
                 self._running.append(row)
-        except Exception as error:  # a fault of one request is not one of the others
-            self._fail([row], error)
 
     def _step(self) -> None:
         """One token for every row."""
         rows, device = list(self._running), self._model.device
-        try:
+        with self._failing(rows):
             logits = self._model(
                 input_ids=torch.tensor([[row.writer.tokens[-1]] for row in rows], device=device),
                 position_ids=torch.tensor([[row.cache.get_seq_length()] for row in rows], device=device),
                 use_cache=True,
                 **{self._cache_name: A2SFCache(layers=in_rows([row.cache for row in rows]))},
             ).logits[:, -1]  # [row, vocabulary]
-        except Exception as error:
-            self._fail(rows, error)
-            return
-        self.metrics.steps.inc()
-        for row, own in zip(rows, logits, strict=True):
-            try:
-                self._write(row, own)
-            except Exception as error:
-                self._fail([row], error)
+            self.metrics.steps.inc()
+            for row, own in zip(rows, logits, strict=True):
+                with self._failing([row]):
+                    self._write(row, own)
 
     def _write(self, row: Row, logits: Tensor) -> None:
         if not row.writer.tokens:
@@ -226,11 +216,16 @@ class Engine:
             self.metrics.full_tokens.inc(ended.full)
             self._drop(row, ended)
 
-    def _fail(self, rows: list[Row], error: Exception) -> None:
-        # The traceback of an exception may quote what was read, so only its kind is written down.
-        LOG.error("%d request(s) failed: %s", len(rows), type(error).__name__)
-        for row in rows:
-            self._drop(row, Failed("error"))
+    @contextmanager
+    def _failing(self, rows: list[Row]) -> Iterator[None]:
+        """A fault inside ends `rows`, and no others."""
+        try:
+            yield
+        except Exception as error:
+            # The traceback of an exception may quote what was read, so only its kind is written down.
+            LOG.error("%d request(s) failed: %s", len(rows), type(error).__name__)
+            for row in rows:
+                self._drop(row, Failed("error"))
 
     def _drop(self, row: Row, event: Any) -> None:
         with self._changed:

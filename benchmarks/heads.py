@@ -25,12 +25,12 @@ from a2sf_core import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
 from benchmarks.lab import console, report
-from studies.samples import bundled_samples
+from studies.samples import Sample, bundled_samples
 from tuner.choices import SMOLLM2
 from tuner.inputs.data import load_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import load_model, max_tokens
-from tuner.inputs.tasks import load_task
+from tuner.inputs.tasks import Task, load_task
 from tuner.judging.grading import Grader
 from tuner.judging.intervals import paired_interval
 from tuner.measuring.engine import Engine
@@ -56,9 +56,14 @@ def per_head(profile: Reconstruction, budget: float) -> Policy:
     return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for row in rows))
 
 
+def per_head_learned(profile: Reconstruction, budget: float, learned: Sequence[ScoreRule]) -> Policy:
+    """The same budgets with a rule for each layer."""
+    layers = zip(per_head(profile, budget).layers, learned, strict=True)
+    return Policy(tuple(replace(layer, rule=rule) for layer, rule in layers))
+
+
 def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequence[ScoreRule]) -> dict[str, Policy]:
     """What is compared at one budget; the first four are known or keep all heads alike."""
-    heads = per_head(profile, budget)
     by_layer = replace(profile, kept=np.broadcast_to(profile.kept.mean(-1, keepdims=True), profile.kept.shape))
     alike = {"rule": Decay(16.0), "budget": budget, "recent": RECENT, "sink": SINK}
     return {
@@ -67,13 +72,11 @@ def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequ
         "TOVA": Policy.tova(n_layers, budget),
         "half-life 16, heads alike": Policy.uniform(n_layers, **alike),
         "budgets per layer, half-life 16": per_head(by_layer, budget),
-        HEADS_16: heads,
+        HEADS_16: per_head(profile, budget),
         "budgets per head, half-life 64": per_head(replace(profile, half_life=64.0), budget),
         "budgets per head, half-life 256": per_head(replace(profile, half_life=256.0), budget),
         "learned forgetting, heads alike": Policy(tuple(LayerPolicy(rule, budget, RECENT, SINK) for rule in learned)),
-        "budgets per head, learned forgetting": Policy(
-            tuple(replace(layer, rule=rule) for layer, rule in zip(heads.layers, learned, strict=True))
-        ),
+        "budgets per head, learned forgetting": per_head_learned(profile, budget, learned),
     }
 
 
@@ -110,23 +113,32 @@ def _interval(found: Sequence[float]) -> str:
     return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
 
 
-def main() -> None:
-    """Parse the command line and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def arguments(description: str | None, learn: int, learned: str, measure: int) -> argparse.Namespace:
+    """The command line: which prompts, how many of them teach what is `learned`, and how many are measured."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--task", default=str(TASK))
     parser.add_argument("--data")
     parser.add_argument("--tokens", type=int, nargs=2, default=(500, 1000))
-    parser.add_argument("--learn", type=int, default=24, help="prompts that forgetting is learned from")
-    parser.add_argument("--measure", type=int, default=32)
+    parser.add_argument("--learn", type=int, default=learn, help=f"prompts that {learned} learned from")
+    parser.add_argument("--measure", type=int, default=measure)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def given_samples(task: Task, data: str | None) -> Sequence[Sample]:
+    """To choose from: all of a file, or some that the task draws."""
+    assert task.samples is not None
+    return load_samples(data) if data else bundled_samples(task.samples, DRAWN)
+
+
+def main() -> None:
+    """Parse the command line and print one table."""
+    options = arguments(__doc__, 24, "forgetting is", 32)
     model, tokenizer = load_model(options.model, "cpu")
     task = load_task(options.task)
-    assert task.samples is not None
-    given = load_samples(options.data) if options.data else bundled_samples(task.samples, DRAWN)
     limit = max_tokens(model, tokenizer)
-    samples = encode(given, tokenizer, task, limit)
+    samples = encode(given_samples(task, options.data), tokenizer, task, limit)
     count = MOST_PROMPTS + options.learn + options.measure
     some = chosen(samples, (options.tokens[0], options.tokens[1]), count, options.seed)
     twice, rest = some[:MOST_PROMPTS], some[MOST_PROMPTS:]

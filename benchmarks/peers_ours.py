@@ -17,11 +17,12 @@ from transformers import DynamicCache
 
 from a2sf_core.cache import A2SFCache, cache_nbytes
 from a2sf_core.config import A2SFConfig
+from a2sf_core.cuts import CONTEXT, PROMPT
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.catalogue import read_rule
 from a2sf_core.switch import attach, cache_argument
-from benchmarks.heads import per_head
+from benchmarks.heads import per_head, per_head_learned
 from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import name_of
@@ -34,10 +35,11 @@ from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.watch import silent
 
 NEAR = 0.02
 """How far off, in parts of a share, a policy may be to be compared at it."""
-HALF_LIFE = {"prompt": 16.0, "context": 256.0}
+HALF_LIFE = {PROMPT: 16.0, CONTEXT: 256.0}
 """Of the built-in arm, by when the cut is made: a question at the end of the prompt is what recent queries know."""
 
 
@@ -63,13 +65,7 @@ def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) 
 
 def builtin_learned(profile: Reconstruction, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
     """The same budgets with a rule for each layer."""
-    arms = []
-    for share in shares:
-        layers = zip(per_head(profile, share).layers, rules, strict=True)
-        arms.append(
-            Arm("ours, learned forgetting", share, Policy(tuple(replace(own, rule=rule) for own, rule in layers)))
-        )
-    return arms
+    return [Arm("ours, learned forgetting", share, per_head_learned(profile, share, rules)) for share in shares]
 
 
 def learned(model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int, file: Path) -> list[ScoreRule]:
@@ -78,7 +74,7 @@ def learned(model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int
     if part.get("rules", str(own_tokens)) is None:
         ends = Ends(own_tokens, frozenset(end_tokens(model, tokenizer)))
         teacher = Engine(model, tune, ends=ends, learn_from=LEARNED_FROM)
-        rules = learned_rules(teacher, range(len(tune)), lambda _done, _total: None)
+        rules = learned_rules(teacher, range(len(tune)), silent)
         part.put("rules", str(own_tokens), [rule.to_dict() for rule in rules])
     return [read_rule(rule, "rule") for rule in part.get("rules", str(own_tokens))]
 
@@ -89,7 +85,7 @@ def profile_of(model: Any, tokenizer: Any, tune: Sequence[Encoded], file: Path) 
     file.parent.mkdir(parents=True, exist_ok=True)
     limit = max_tokens(model, tokenizer)
     part = Part(file.with_name(f"{file.name}-{name_of(some[0])}.json"))
-    return measure_reconstruction(model, some, range(len(some)), limit, part, lambda _done, _total: None).profile
+    return measure_reconstruction(model, some, range(len(some)), limit, part, silent).profile
 
 
 def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: str) -> list[Arm]:

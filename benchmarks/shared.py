@@ -10,7 +10,6 @@ head are learned for each cut from prompts, or contexts, that are read twice. Th
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,13 +21,11 @@ from rich.table import Table
 
 from a2sf_core import LayerPolicy, Policy, attach, read_context
 from a2sf_core.cache import A2SFCache
+from a2sf_core.cuts import CUTS, PROMPT
 from a2sf_core.rules.attention import Decay
 from a2sf_core.switch import cache_argument
-from benchmarks.heads import DRAWN, TASK, chosen, per_head
+from benchmarks.heads import arguments, chosen, given_samples, per_head
 from benchmarks.lab import console, report
-from studies.samples import bundled_samples
-from tuner.choices import SMOLLM2
-from tuner.inputs.data import load_samples
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.tasks import load_task
@@ -37,6 +34,7 @@ from tuner.measuring.engine import Engine
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
 from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.watch import silent
 
 BUDGETS = (0.1, 0.2, 0.4)
 HALF_LIVES = (16.0, 64.0, 256.0, inf)
@@ -55,7 +53,7 @@ def methods(budget: float, n_layers: int, profile: Reconstruction) -> dict[str, 
 
 def compare(model: Any, learn: Sequence[Encoded], measure: Sequence[Encoded], cut: str, table: Table) -> Policy:
     """Rows of KL with one cut; the policy of budgets per head and half-life 256 at `SAVED_AT`."""
-    reread = measure_reconstruction(model, learn, range(len(learn)), 10**6, Part(), lambda _done, _total: None)
+    reread = measure_reconstruction(model, learn, range(len(learn)), 10**6, Part(), silent)
     engine = Engine(model, measure)
     for budget in BUDGETS:
         for name, policy in methods(budget, engine.n_layers, reread.profile).items():
@@ -111,23 +109,14 @@ def save(model: Any, samples: Sequence[Encoded], policy: Policy) -> Table:
 
 def main() -> None:
     """Parse the command line and print two tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default=SMOLLM2)
-    parser.add_argument("--task", default=str(TASK))
-    parser.add_argument("--data")
-    parser.add_argument("--tokens", type=int, nargs=2, default=(500, 1000))
-    parser.add_argument("--learn", type=int, default=3)
-    parser.add_argument("--measure", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = arguments(__doc__, 3, "budgets are", 24)
     model, tokenizer = load_model(options.model, "cpu")
     task, limit = load_task(options.task), max_tokens(model, tokenizer)
-    assert task.samples is not None
-    given = load_samples(options.data) if options.data else bundled_samples(task.samples, DRAWN)
-    whole = encode(given, tokenizer, task.with_cut("prompt"), limit)
+    given = given_samples(task, options.data)
+    whole = encode(given, tokenizer, task.with_cut(PROMPT), limit)
     some = [each.id for each in chosen(whole, tuple(options.tokens), MOST_PROMPTS + options.measure, options.seed)]
     table = Table("cut after the", "cache", "method", "KL, nats per token", title=f"{options.measure} prompts")
-    for cut in ("prompt", "context"):
+    for cut in CUTS:
         by_id = {each.id: each for each in encode(given, tokenizer, task.with_cut(cut), limit)}
         samples = [by_id[name] for name in some]
         policy = compare(model, samples[: options.learn], samples[MOST_PROMPTS:], cut, table)

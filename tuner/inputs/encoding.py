@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from a2sf_core.cuts import CONTEXT, PROMPT
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample
 from tuner.inputs.prompting import Prompting
@@ -72,7 +73,7 @@ def encode(samples: Sequence[Sample], tokenizer: Any, task: Task, max_tokens: in
         A2SFError: if no sample fits, or the tokenizer's chat template fails.
     """
     encoder = _Encoder(tokenizer, task, max_tokens)
-    if task.cut == "context":
+    if task.cut == CONTEXT:
         encoder.share_contexts(samples)
     encoded: list[Encoded] = []
     dropped: list[str] = []
@@ -125,7 +126,7 @@ class _Encoder:
         ids = tuple(prompt_ids), tuple(answer_ids)
         choices = self._choices(sample, context, ids[0], ids[1]) if sample.choices else ()
         made = Encoded(sample.id, *ids, sample.answer, truncated, key, sample.other_answers, sample.facts, choices)
-        if self.task.cut == "prompt":
+        if self.task.cut == PROMPT:
             return made
         before = self._ids(self.prompting.up_to_context(context, sample.question))
         n = max(1, _in_common(ids[0], before))  # of an empty context the first token stands for it

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from a2sf_core.cuts import CONTEXT
 from a2sf_core.errors import A2SFError
 from a2sf_core.foreign import MEGABYTE, check_regular, shortened
 from studies.samples import SampleSpec
@@ -77,7 +78,7 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _the_context_ends_before_the_question(self) -> Task:
         slots = [name for _, name, _, _ in string.Formatter().parse(self.prompt) if name is not None]
-        if self.cut == "context" and slots != list(SLOTS):
+        if self.cut == CONTEXT and slots != list(SLOTS):
             raise ValueError(
                 "cut is 'context', but in this prompt the question is known before the context ends; put {context} "
                 "before {question}, or write cut: prompt"

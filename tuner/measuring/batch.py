@@ -169,7 +169,10 @@ def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequenc
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a learned rule asks for: `sums` `[half_life, 1, kv_head, n]`, `values` `[1, kv_head, n, dim]`."""
+    """What a learned rule asks for, of all that `Held` could tell.
+
+    sums: `[half_life, 1, kv_head, n]`. values: `[1, kv_head, n, dim]`.
+    """
 
     sums: torch.Tensor
     values: torch.Tensor

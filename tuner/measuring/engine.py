@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,8 +106,7 @@ class Engine:
 
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """Know one rule more for each layer, of the half-lives in `learn_from`; the sums that were held go."""
-        half_lives = self.reader.learn_from
-        self.reader.learn_from, self.reader.bank = (), replace(self.reader.bank, own=tuple(own))
+        half_lives = self.reader.learn(own)
         self._store.change(lambda block: [with_rules(batch, own, half_lives) for batch in block])
 
     def blocks(self) -> Iterator[Block]:

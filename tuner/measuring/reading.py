@@ -14,6 +14,7 @@ from a2sf_core.cache import A2SFCache
 from a2sf_core.observe import read_prompt
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
+from a2sf_core.rules.base import ScoreRule
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
@@ -36,6 +37,12 @@ class Reader:
         self.learn_from = tuple(learn_from)
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
+
+    def learn(self, own: Sequence[ScoreRule]) -> tuple[float, ...]:
+        """Rank by one rule more for each layer from now on, and hold no sums. Returns the half-lives that were held."""
+        held, self.learn_from = self.learn_from, ()
+        self.bank = replace(self.bank, own=tuple(own))
+        return held
 
     def read(self, rows: list[int], done: Callable[[], None] = lambda: None) -> PromptBatch:
         """The samples `rows` as a batch, judged along their reference answers; `done` is called after each prompt."""
@@ -220,8 +227,9 @@ class Reader:
 
 
 def _watch(cache: AnswerCache, watch: Watcher | None, counted: torch.Tensor) -> None:
-    for index, layer in enumerate(cache.layers if watch else ()):
-        layer.watch = partial(watch, index, counted) if watch else None
+    if watch:
+        for index, layer in enumerate(cache.layers):
+            layer.watch = partial(watch, index, counted)
 
 
 @dataclass(frozen=True)

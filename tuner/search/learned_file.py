@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -99,5 +98,5 @@ def _policy(space: Space, rule: str, budget: float) -> Policy:
     return space.policy(space.complete(space.seed(budget) | {"rule": rule}))
 
 
-def _kl(engine: Engine, policy: Policy, judges: np.ndarray) -> Any:
+def _kl(engine: Engine, policy: Policy, judges: np.ndarray) -> float:
     return max(float(engine.evaluate(policy).kl[judges].mean()), 1e-9)

@@ -55,7 +55,8 @@ class Measured:
         p95 = sorted(self.firsts)[max(0, round(0.95 * len(self.firsts)) - 1)]
         return (
             f"{self.name:<28} {self.seconds:7.1f} s {tokens / self.seconds:7.1f} tok/s {stock / self.seconds:6.2f} x "
-            f"{self.processor:7.1f} s of processor {self.at_once:4d} at once {p95:7.1f} s p95 first {self.largest / 2**20:8.1f} MiB at most"
+            f"{self.processor:7.1f} s of processor {self.at_once:4d} at once {p95:7.1f} s p95 first "
+            f"{self.largest / 2**20:8.1f} MiB at most"
         )
 
 

@@ -232,6 +232,26 @@ def export(
     typer.echo(printable(f"{made}\nServe it with: transformers serve {made} --trust-remote-code"))
 
 
+@app.command()
+def register(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    name: Annotated[str, typer.Argument(help="Of the registered model, e.g. a2sf-chat; made if it is not there.")],
+    alias: Annotated[
+        str | None, typer.Option(help="Default: champion if the policy is proven, else challenger.")
+    ] = None,
+    mlflow: Mlflow = None,
+    model: Annotated[str | None, typer.Option(help="What the policy is for, where the run does not say.")] = None,
+    adapter: Adapter = None,
+) -> None:
+    """Register a run's policy in MLflow, where `a2sf-serve --config models:/NAME@champion` takes it up."""
+    _quiet()
+    from tuner.tracking.registry import register as put
+
+    made = put(run, name, alias, mlflow, model, adapter)
+    found = "" if made.is_new else " (the registry had it already)"
+    typer.echo(printable(f"{made.uri} is version {made.version} of {made.name}{found}."))
+
+
 def _quiet() -> None:
     """No telemetry, and no bars or advice from libraries between our own lines."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -28,12 +28,18 @@ def serve(
     model: Annotated[str, typer.Option(help="'reference', 'smollm2', a folder, a .gguf file, or a name on the Hub.")],
     config: Annotated[
         str | None,
-        typer.Option(help="Run folder or a2sf_config.json, watched for a new one; without it the whole cache is kept."),
+        typer.Option(
+            help="Run folder, a2sf_config.json or models:/NAME@ALIAS, watched for a new one; without it the "
+            "whole cache is kept."
+        ),
     ] = None,
     canary: Annotated[
         str | None, typer.Option(help="Another config, for a share of the requests; counted apart in /metrics.")
     ] = None,
     canary_share: Annotated[float, typer.Option(help="Of the requests that --canary answers.", min=0, max=1)] = 0.05,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Where models:/ are: server or database; default: MLFLOW_TRACKING_URI.")
+    ] = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="The full cache answers, and --config is measured beside it.")
     ] = False,
@@ -67,7 +73,7 @@ def serve(
     with listening:
         from tuner.serving.lineup import Lineup
 
-        lineup = Lineup.of(config, canary, canary_share, shadow)
+        lineup = Lineup.of(config, canary, canary_share, shadow, mlflow)
         from tuner.serving import server
 
         options = server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype)

@@ -27,8 +27,8 @@ class Lineup:
     share: float
 
     @classmethod
-    def of(cls, config: str | None, canary: str | None, share: float, is_shadow: bool) -> Lineup:
-        """Read what the options name.
+    def of(cls, config: str | None, canary: str | None, share: float, is_shadow: bool, mlflow: str | None) -> Lineup:
+        """Read what the options name; `mlflow` is where registered models are.
 
         Raises:
             A2SFError: if one cannot be read, or they do not go together.
@@ -38,7 +38,7 @@ class Lineup:
         if is_shadow and canary is not None:
             raise A2SFError("--shadow answers from the full cache alone; leave --canary out, or --shadow.")
         given = {SHADOW if is_shadow else STABLE: config, CANARY: canary}
-        sources = {role: ConfigFile(Path(where)) for role, where in given.items() if where is not None}
+        sources = {role: _source(where, mlflow) for role, where in given.items() if where is not None}
         return cls(sources, {role: source.load() for role, source in sources.items()}, share)
 
     def configs(self, accept: Accept, full: Policy) -> Configs:
@@ -55,6 +55,14 @@ class Lineup:
         if CANARY in self.loaded:
             said[-1] = f"{self.share:.0%} of requests {said[-1]}"
         return "; ".join(said)
+
+
+def _source(where: str, mlflow: str | None) -> Source:
+    if not where.startswith("models:/"):
+        return ConfigFile(Path(where))
+    from tuner.serving.aliased import Aliased  # MLflow takes seconds to be there
+
+    return Aliased(where, mlflow)
 
 
 _HOW = {STABLE: "pruned as", CANARY: "pruned as", SHADOW: "beside it is measured what is"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,9 +84,19 @@ class Contest:
         """The same without an interval, with the KL."""
         return Look(self.kl(policy), Paired.of(self._differences(policy), self.contexts))
 
-    def largest_kl(self, policy: Policy) -> float:
-        """The largest that any of the splits sees: a search is too kind to what it found on its own samples."""
-        return max(float(engine.evaluate(policy).kl.mean()) for engine in self.engines)
+    def largest_kl(self, policy: Policy, most: float = math.inf) -> float:
+        """The largest that any of the splits sees: a search is too kind to what it found on its own samples.
+
+        Where that is over `most`, it is the figure of those samples that were enough to know it.
+        """
+        largest = 0.0
+        for engine in sorted(self.engines, key=lambda each: len(each.samples)):
+            allowed = most * len(engine.samples)
+            seen = engine.race([policy], lambda _, seen, allowed=allowed: bool(seen.losses.kl.sum() > allowed))[0]
+            largest = max(largest, float(seen.losses.kl.mean()))
+            if largest > most:
+                break
+        return largest
 
     def kl(self, policy: Policy) -> float:
         """Mean KL to the full cache, nats per token: no text need be written for it."""

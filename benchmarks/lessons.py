@@ -156,7 +156,7 @@ def main() -> None:
         for source, each in zip(sources, found, strict=True):
             for budget in BUDGETS:
                 kl = {name: each[name, budget] for name in (PER_LAYER, PER_HEAD, LEARNED)}
-                row = {
+                row: dict[str, Any] = {
                     "on": target.name, "from": source.name, "budget": budget, "n": len(contexts),
                     "kl": float(kl[LEARNED].mean()),
                     "head_over_layer": ratio_interval(kl[PER_HEAD], kl[PER_LAYER], contexts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from tuner.judging.grading import Grader
 from tuner.judging.intervals import Interval, Paired, paired_interval
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import Seen
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,7 @@ class Contest:
         """
         largest = 0.0
         for engine in sorted(self.engines, key=lambda each: len(each.samples)):
-            allowed = most * len(engine.samples)
-            seen = engine.race([policy], lambda _, seen, allowed=allowed: bool(seen.losses.kl.sum() > allowed))[0]
+            seen = engine.race([policy], _beyond(most * len(engine.samples)))[0]
             largest = max(largest, float(seen.losses.kl.mean()))
             if largest > most:
                 break
@@ -110,3 +111,8 @@ class Contest:
         """Points `[sample]` against the full cache."""
         full = Policy.full(self.engines[0].n_layers)
         return np.concatenate([100 * (self.grader(each, policy) - self.grader(each, full)) for each in self.engines])
+
+
+def _beyond(total_kl: float) -> Callable[[int, Seen], bool]:
+    """True once the samples seen alone have more KL than all of them may have."""
+    return lambda _place, seen: bool(seen.losses.kl.sum() > total_kl)

@@ -88,7 +88,7 @@ def choose(
     ]
     own = [Proposal.of(shape, shape.found_at) for shape in shapes if shape.found_at and shape.name == shape.family]
     looked_at = [*own, *(Proposal.of(known_shapes[0], budget) for budget in LOOKED_AT)]
-    count = Count(progress, len(looked_at) + len(shapes) + len(known_shapes))
+    count = Count(progress, len(looked_at) + 2 * (len(shapes) + len(known_shapes) + len(RUNGS)))
     looks = [seen.look(proposal.policy) for proposal in count.each(looked_at)]
     planner = Planner(seen, Expectation.of(looks, seen.resolution), n_judges)
     picked = planner.ladder(shapes, count)
@@ -114,14 +114,17 @@ class Planner:
         """Around the smallest that would be proven or, where the report samples can prove nothing, that would hold."""
         goal = self.seen.max_degradation
         around = self._best(count.each(shapes), lambda kl: self.expectation.low(kl, self.n_judges) >= -goal)
-        around = around or self._losing_at_most(goal, shapes)
+        if around:
+            count.skip(len(shapes))
+        else:
+            around = self._losing_at_most(goal, count.each(shapes))
         if around is None:
             return None
         middle = self.estimate(around)
         # A shape that is the best at its own size may leave a head with next to nothing at any size.
         like = [shape for shape in shapes if shape.family == around.family]
         rungs = [around]
-        for share in RUNGS:
+        for share in count.each(RUNGS):
             rung = self._losing_at_most(share * middle.lost, like)
             if rung and (rung.budget > around.budget if share < 1 else rung.budget < around.budget):
                 rungs.append(rung)

@@ -1,4 +1,4 @@
-"""Where a run is shown, and how far it is: bars on a terminal, plain lines elsewhere. Light, as it stands before all."""
+"""Where a run is shown, and how far it is: bars on a terminal, plain lines elsewhere. Light: it stands before all."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def choose(
     ]
     own = [Proposal.of(shape, shape.found_at) for shape in shapes if shape.found_at and shape.name == shape.family]
     looked_at = [*own, *(Proposal.of(known_shapes[0], budget) for budget in LOOKED_AT)]
-    pieces = len(looked_at) + len(shapes) + len(known_shapes) + (len(FLATTER) + 1) * POINTS
+    pieces = len(looked_at) + 2 * (len(shapes) + len(known_shapes)) + (len(FLATTER) + 1) * POINTS
     count = Count(progress, pieces)
     looks = [seen.look(proposal.policy) for proposal in count.each(looked_at)]
     planner = Planner(seen, Expectation.of(looks, seen.resolution), n_judges)

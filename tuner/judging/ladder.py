@@ -91,7 +91,10 @@ class Planner:
         goal = self.seen.max_degradation
         provable = self.expectation.provable(goal, self.n_judges)
         around = self.smallest(count.each(shapes), self.expectation.kl_losing(provable))
-        around = around or self.smallest(shapes, self.expectation.kl_losing(goal))
+        if around:
+            count.skip(len(shapes))
+        else:
+            around = self.smallest(count.each(shapes), self.expectation.kl_losing(goal))
         if around is None:
             return None
         middle = self.estimate(around)

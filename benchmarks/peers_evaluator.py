@@ -79,7 +79,7 @@ class OnePrompt:
         """What this kept set costs along both texts."""
         found: Figures = {"kept": float(torch.stack([layer.double().mean() for layer in keep]).mean())}
         for name, text, logits in zip(TEXTS, self.batch.texts, self.logits(keep), strict=True):
-            losses = TokenLosses.of(logits, text)
+            losses = TokenLosses.of(logits, text, self.reader.head)
             found[name] = [float(getattr(losses, figure)[0]) for figure in FIGURES]
         return found
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 from a2sf_core.config import A2SFConfig, config_file
@@ -20,7 +21,13 @@ Accept = Callable[[A2SFConfig, str], Served]
 
 
 class Source(Protocol):
-    """Where a config comes from, and may come from again."""
+    """Where a config comes from, and may come from again.
+
+    Attributes:
+        seconds: between two looks.
+    """
+
+    seconds: float
 
     @property
     def where(self) -> str:
@@ -35,6 +42,8 @@ class Source(Protocol):
 
 class ConfigFile:
     """A run folder or an a2sf_config.json. A change is seen by its time, size and inode, and by those alone."""
+
+    seconds = 2.0
 
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
@@ -64,11 +73,9 @@ class ConfigFile:
 
 
 class Watch:
-    """Looks at all sources every few seconds, in a thread of its own."""
+    """Looks at all sources now and then, in a thread of its own."""
 
-    def __init__(
-        self, configs: Configs, sources: Mapping[str, Source], accept: Accept, metrics: Metrics, seconds: float
-    ) -> None:
+    def __init__(self, configs: Configs, sources: Mapping[str, Source], accept: Accept, metrics: Metrics) -> None:
         """Start.
 
         Args:
@@ -76,10 +83,9 @@ class Watch:
             sources: of the configs, by role.
             accept: makes a config and its role into what is served; raises A2SFError if the model is another one.
             metrics: where it is counted.
-            seconds: between two looks.
         """
         self._configs, self._sources, self._accept, self._metrics = configs, sources, accept, metrics
-        self._seconds = seconds
+        self._due = {role: monotonic() + source.seconds for role, source in sources.items()}
         self._unreached: set[str] = set()
         self._is_closing = threading.Event()
         for role, source in sources.items():
@@ -92,9 +98,10 @@ class Watch:
         self._is_closing.set()
 
     def _run(self) -> None:
-        while not self._is_closing.wait(self._seconds):
-            for role, source in self._sources.items():
-                self._look(role, source)
+        while self._due and not self._is_closing.wait(max(0.0, min(self._due.values()) - monotonic())):
+            role = min(self._due, key=self._due.__getitem__)
+            self._look(role, self._sources[role])
+            self._due[role] = monotonic() + self._sources[role].seconds
 
     def _look(self, role: str, source: Source) -> None:
         is_reached = False

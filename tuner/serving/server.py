@@ -29,7 +29,6 @@ from tuner.serving.lineup import Lineup
 _HEADER_BYTES = 16_384
 _KEEP_ALIVE = 15
 _CLIENTS_FOR_EACH_PLACE = 4
-_LOOK_SECONDS = 2.0  # between two looks at the configs
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
             end_tokens(loaded, tokenizer),
         )  # fmt: skip
         stack.callback(engine.close)
-        stack.callback(Watch(configs, lineup.sources, accept, engine.metrics, _LOOK_SECONDS).close)
+        stack.callback(Watch(configs, lineup.sources, accept, engine.metrics).close)
         limits = Limits(max_tokens(loaded, tokenizer), options.most, options.body, options.seconds)
         app = Door(Service(engine, tokenizer, name, limits).app, address.token, address.trusts_loopback)
         port = listening.getsockname()[1]

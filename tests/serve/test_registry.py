@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import mlflow.pyfunc
+import pandas
 import pytest
 
 from a2sf_core import A2SFConfig, A2SFError, Policy
@@ -27,16 +25,6 @@ from .test_server import until
 
 NAME = "a2sf-test"
 HOT = {"temperature": 1.5, "seed": 3, "max_tokens": 12}
-
-LOADED = """
-import json, sys
-import mlflow
-import pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
-prompts = json.loads(sys.stdin.read())
-params = {"max_new_tokens": 12}
-print(json.dumps([model.predict(prompts, params=params), model.predict(pandas.DataFrame({"prompt": prompts}), params)]))
-"""
 
 
 def run_in(folder: Path, config: Path, address: str | None = None, **changes: Any) -> Path:
@@ -67,19 +55,20 @@ def address_of(run: Path) -> str:
     return f"sqlite:///{run}/mlflow/mlflow.db"
 
 
-def test_mlflow_loads_it_and_answers_with_pruning(run: Path, reference: tuple[Any, Any], prompts: list[str]) -> None:
+def test_mlflow_loads_it_and_answers_with_pruning(
+    run: Path, reference: tuple[Any, Any], prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = register(run, NAME)
     assert (made.uri, made.version, made.is_new) == (f"models:/{NAME}@champion", "1", True)
     assert register(run, NAME) == replace(made, is_new=False)
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": address_of(run), "OMP_NUM_THREADS": "1"}
-    given = json.dumps(prompts[:3])
-    command = [sys.executable, "-c", LOADED, made.uri]
-    result = subprocess.run(command, input=given, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address_of(run))
+    loaded = mlflow.pyfunc.load_model(made.uri)
     model, tokenizer = reference
     tokens = [written(model, POLICY, tokenizer(prompt).input_ids, 12) for prompt in prompts[:3]]
     expected = [tokenizer.decode(each, skip_special_tokens=True) for each in tokens]
-    assert json.loads(result.stdout) == [expected, expected]
+    rows = [{"prompt": prompt} for prompt in prompts[:3]]
+    assert loaded.predict(rows, params={"max_new_tokens": 12}) == expected
+    assert loaded.predict(pandas.DataFrame(rows), params={"max_new_tokens": 12}) == expected
     stored = [path for path in (run / "mlflow" / "artifacts").rglob("*") if path.is_file() and "models" in path.parts]
     assert {path.name for path in stored} - {"registered_model_meta"} == {
         "MLmodel", "a2sf_config.json", "conda.yaml", "python_env.yaml", "requirements.txt"

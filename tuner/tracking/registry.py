@@ -148,7 +148,7 @@ def _check_plain(name: str, what: str) -> None:
 
 def _source(config: A2SFConfig, model: str | None) -> str:
     """A path that is there as an absolute one; names as they are."""
-    known = str(config.evidence.get("study", {}).get("model_name", ""))
+    known = str(_study(config).get("model_name", ""))
     source = model or (known if known in ("reference", "smollm2") else str(config.model.get("name") or known))
     if not source:
         raise A2SFError("the run does not say which model it tuned; give it with --model.")
@@ -156,9 +156,15 @@ def _source(config: A2SFConfig, model: str | None) -> str:
 
 
 def _adapter(config: A2SFConfig, adapter: Path | None) -> str | None:
-    if adapter is None and "adapter" in config.evidence.get("study", {}):
+    if adapter is None and "adapter" in _study(config):
         raise A2SFError("the run tuned a model with a LoRA adapter; give its folder with --adapter.")
     return None if adapter is None else str(adapter.resolve())
+
+
+def _study(config: A2SFConfig) -> dict[str, Any]:
+    """What the run was made with; a file of another hand may say anything."""
+    study = config.evidence.get("study")
+    return study if isinstance(study, dict) else {}
 
 
 def _found(client: Any, name: str, digest: str) -> str | None:
@@ -176,7 +182,7 @@ def _create(client: Any, place: Place, name: str, config: A2SFConfig, of_model: 
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    run_id = config.evidence.get("mlflow_run_id")
+    run_id = str(config.evidence.get("mlflow_run_id") or "none")
     try:
         experiment_id = client.get_run(run_id).info.experiment_id
     except MlflowException as error:

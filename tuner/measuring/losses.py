@@ -72,8 +72,8 @@ class Seen:
 class FullAnswers:
     """What the full cache says of a text's tokens, padding left out.
 
-    top: int64 `[answer_token]`, the likeliest token. log_probs: float32 `[answer_token, vocab]`, of no tokens where they
-    are made again when needed. first: `[batch, vocab]`, logits that predict the first token. states:
+    top: int64 `[answer_token]`, the likeliest token. log_probs: float32 `[answer_token, vocab]`, of no tokens where
+    they are made again when needed. first: `[batch, vocab]`, logits that predict the first token. states:
     `[batch, token - 1, width]`, of which the model's head makes the others; of no width where there are none, or they
     are not the head's alone.
     """

@@ -6,7 +6,7 @@ same module again gives the same logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,11 @@ class Head:
 
     def __init__(self, model: Any) -> None:
         self._module: nn.Module | None = model.get_output_embeddings()
-        ids = torch.arange(8, device=model.device)[None]  # several: the states of a token for padding may be zeros
-        with torch.no_grad(), self.states() as seen:
-            logits = model(input_ids=ids).logits
-            if len(seen) != 1 or not torch.equal(self.logits(seen[0]), logits):
-                self._module = None
+        self._is_tried = False
 
     @contextmanager
     def states(self) -> Iterator[list[Tensor]]:
-        """Inside, what the head is given is put into the list, call by call: nothing where it is not used."""
+        """Inside, what the head is given is put into the list, call by call."""
         seen: list[Tensor] = []
         if self._module is None:
             yield seen
@@ -37,6 +33,20 @@ class Head:
             yield seen
         finally:
             hook.remove()
+
+    def behind(self, logits: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """The states `[batch, token - 1, width]` behind `logits` `[batch, token, vocab]`, but for the first token.
+
+        Of no width where `seen`, what the head was given meanwhile, does not make them. That is tried once.
+        """
+        later = logits[:, 1:]
+        if self._module is None or not later.numel():
+            return logits.new_zeros(*later.shape[:2], 0)
+        if not self._is_tried and not torch.equal(self.logits(seen[-1]), later):
+            self._module = None
+            return self.behind(logits, seen)
+        self._is_tried = True
+        return seen[-1]
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:

@@ -84,10 +84,9 @@ class FullAnswers:
     states: torch.Tensor
 
     @staticmethod
-    def of(logits: torch.Tensor, valid: torch.Tensor, seen: Sequence[torch.Tensor]) -> FullAnswers:
-        """From logits `[batch, token, vocab]` of any float dtype, bool `[batch, token]`, and what the head got."""
+    def of(logits: torch.Tensor, valid: torch.Tensor, states: torch.Tensor) -> FullAnswers:
+        """From logits `[batch, token, vocab]` of any float dtype, bool `[batch, token]`, and `states`."""
         log_probs = logits[valid].float().log_softmax(-1)
-        states = seen[-1] if seen and logits.shape[1] > 1 else logits.new_zeros(len(logits), logits.shape[1] - 1, 0)
         return FullAnswers(log_probs.argmax(-1), log_probs, logits[:, 0].clone(), states)
 
     def lighter(self) -> FullAnswers:

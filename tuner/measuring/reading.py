@@ -77,7 +77,8 @@ class Reader:
         ids, valid = pad(texts, batch.mask.device, left=False)
         with answering(self.model), self.head.states() as seen:
             logits = self.follow(batch, self.all_of(batch), ids, valid)  # [batch, token, vocab]
-        return replace(batch, texts=(*batch.texts, JudgedText(ids, valid, FullAnswers.of(logits, valid, seen))))
+        full = FullAnswers.of(logits, valid, self.head.behind(logits, seen))
+        return replace(batch, texts=(*batch.texts, JudgedText(ids, valid, full)))
 
     def all_of(self, batch: PromptBatch) -> list[torch.Tensor]:
         """What the full cache keeps: bool `[batch, kv_head, key]` per layer."""

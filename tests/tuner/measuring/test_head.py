@@ -14,7 +14,6 @@ from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from tests.tuner.models import VOCABULARY, samples, tiny
 from tuner.measuring.engine import Engine
-from tuner.measuring.head import Head
 from tuner.measuring.store import nbytes
 from tuner.measuring.texts import Ends
 
@@ -59,9 +58,9 @@ def test_where_memory_is_short_log_probabilities_go_first_and_no_figure_changes(
 
 def test_what_comes_after_the_output_embeddings_is_noticed_and_the_log_probabilities_stay() -> None:
     model = scaled()
-    with pytest.raises(ValueError, match="nothing is known"):
-        Head(model).logits(torch.zeros(1, 1, 32))
     whole, short = engine(model), engine(model, 1)
+    with pytest.raises(ValueError, match="nothing is known"):
+        whole.reader.head.logits(torch.zeros(1, 1, 32))
     assert all(len(batch.lighter().texts[0].full.log_probs) for block in short.blocks() for batch in block)
     assert np.array_equal(short.evaluate(POLICIES[0]).kl, whole.evaluate(POLICIES[0]).kl)
 

@@ -20,7 +20,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from a2sf_core.policy import Policy
 from tuner.alpha.model import AlphaModel, features, surface_values
-from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, uses_alpha
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, places, uses_alpha
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
@@ -41,7 +41,7 @@ class Fitted:
 
 def fit_around(policy: Policy, search: Engine, select: Engine, report: Engine, seed: int, progress: Progress) -> Fitted:
     """Fit the regressor for inputs like those of the three splits, around `policy`."""
-    count = Count(progress, (len(BUDGET_SCALES) + 2) * len(HALF_LIVES))
+    count = Count(progress, (len(BUDGET_SCALES) + 2) * len(places(search)))
     losses = loss_table(search, policy, count)
     model, pipeline = fit(losses, policy, select, report, seed, count)
     return Fitted(model, pipeline, losses)

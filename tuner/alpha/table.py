@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.interpolate import interp1d
 
 from a2sf_core.layer_policy import Budget
 from a2sf_core.policy import Policy
@@ -13,10 +14,15 @@ from a2sf_core.rules.attention import Decay
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
 from tuner.search.allocation import LEAST_SHARE
+from tuner.search.profiles import SHALLOW
 from tuner.watch import Count, silent
 
 BUDGET_SCALES = (1.0, 0.5, 0.25)
 """Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
+
+
+DEEP_STEP = 3
+"""In a model of more than `SHALLOW` layers looks are dear: every third half-life is measured there, and the last."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +46,29 @@ def loss_table(
 ) -> LossTable:
     """NLL of `policy` with each half-life in all layers, at `scales` of its budgets; rows by scale, then input.
 
-    `count` is told each half-life at each scale. Only the first block is measured where alpha changes nothing anyway.
+    In a deep model some are measured, and those between lie on the line between their neighbours, as the loss changes
+    slowly from one to the next. `count` is told each half-life that is measured, at each scale. Only the first block is
+    measured where alpha changes nothing anyway.
     """
     count = count or Count(silent, 1)
+    measured = places(engine)
     n_blocks = engine.n_blocks if uses_alpha(policy) else 1
     fractions, losses = [], []
     for scale in scales:
         columns = []
-        for half_life in count.each(HALF_LIVES):
-            seen = engine.evaluate_blocks(_with_half_life(policy, half_life, scale), n_blocks)
+        for place in count.each(measured):
+            seen = engine.evaluate_blocks(_with_half_life(policy, HALF_LIVES[place], scale), n_blocks)
             columns.append(seen.losses.nll)
         fractions.append(seen.losses.cache_fraction)
-        losses.append(np.stack(columns, 1))
+        losses.append(interp1d(measured, np.stack(columns, 1))(range(len(HALF_LIVES))))
     tokens = np.array([len(engine.samples[row].prompt_ids) for row in seen.rows])
     return LossTable(np.tile(tokens, len(scales)), np.concatenate(fractions), np.concatenate(losses))
+
+
+def places(engine: Engine) -> list[int]:
+    """Of the half-lives that are measured, in `HALF_LIVES`."""
+    last = len(HALF_LIVES) - 1
+    return [*range(0, last, DEEP_STEP if engine.n_layers > SHALLOW else 1), last]
 
 
 def uses_alpha(policy: Policy) -> bool:

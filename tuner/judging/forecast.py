@@ -23,10 +23,11 @@ from tuner.settings import Settings
 
 TRIED = 8
 """Prompts that are read for it."""
-PROFILE, DEEP_PROFILE, LOOKS, KLS, RUNGS, ALPHAS, LARGE_ALPHAS = 50, 16, 17, 25, 16, 24, 72
+PROFILE, DEEP_PROFILE, LOOKS, KLS, RUNGS, ALPHAS, DEEP_ALPHAS = 50, 16, 17, 25, 16, 24, 9
 """Policies that are measured besides the trials, about: by the profile (of a model with more than `SHALLOW` layers
 fewer), by the choice with texts (`LOOKS`) and without (`KLS`), on the report samples, and, where the policy ranks by
-decayed attention, for the regressor of alpha on select and on search samples."""
+decayed attention, for the regressor of alpha at each of some budgets."""
+BUDGETS_OF_ALPHA = 3
 WITH_TEXTS = 4
 """Times what it costs to measure a policy, where its texts are written too."""
 
@@ -69,14 +70,14 @@ def forecast(
     one = (time.perf_counter() - started) / len(some)
     search, select, report = len(parts.search), len(parts.select), len(parts.report)
     tokens = _tokens([*parts.search, *parts.select, *parts.report])
-    profile = PROFILE if engine.n_layers <= SHALLOW else DEEP_PROFILE
+    profile, alphas = (PROFILE, ALPHAS) if engine.n_layers <= SHALLOW else (DEEP_PROFILE, DEEP_ALPHAS)
     look = WITH_TEXTS if writes else 1
     seconds = {
         "reading": tokens * per_token,
         "searching": (profile + trials) * search * one,
         "choosing": (LOOKS * look + KLS) * (search + select) * one,
         "proving": RUNGS * look * report * one,
-        "fitting alpha": (LARGE_ALPHAS * search + ALPHAS * select) * one,
+        "fitting alpha": alphas * (BUDGETS_OF_ALPHA * search + select) * one,
     }
     places = len(bank) * engine.n_layers * engine.n_kv_heads * 2  # int16, a place in the order of each rule
     return Forecast(seconds, tokens * (engine.bytes_per_token + places), memory)

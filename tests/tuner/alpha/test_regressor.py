@@ -12,9 +12,10 @@ from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
 from tuner.alpha.model import AlphaModel
 from tuner.alpha.regressor import _fit_surface, fit, judge
-from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, uses_alpha
+from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, places, uses_alpha
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
+from tuner.search.profiles import SHALLOW
 
 
 def table(seed: int, inputs: int, best: float | None, scales: tuple[float, ...] = BUDGET_SCALES) -> LossTable:
@@ -80,3 +81,17 @@ def test_the_constant_is_the_best_one_of_the_engine_at_the_tuned_budget() -> Non
     model, _ = fit(train, policy, engines[1], engines[2], seed=0)
     uniform = [engines[0].evaluate(Policy.uniform(3, rule=Decay(h), budget=0.4)).nll.mean() for h in HALF_LIVES]
     assert model.constant_half_life == HALF_LIVES[int(np.argmin(uniform))]
+
+
+def test_a_deep_model_is_measured_at_some_half_lives_and_the_others_lie_between() -> None:
+    n_layers = SHALLOW + 1
+    engine, policy = Engine(tiny("llama", n_layers), samples(6)), Policy.a2sf(n_layers, 0.4, 0.9)
+    loss = loss_table(engine, policy, scales=(1.0,)).loss  # [input, half_life]
+    measured = places(engine)
+    assert len(measured) < len(HALF_LIVES) / 2
+    for place in measured:
+        other = Policy.uniform(n_layers, rule=Decay(HALF_LIVES[place]), budget=0.4)
+        assert np.array_equal(loss[:, place], engine.evaluate(other).nll)
+    first, second = measured[1:3]
+    between = (loss[:, first] * (second - first - 1) + loss[:, second]) / (second - first)
+    assert np.allclose(loss[:, first + 1], between)

@@ -12,6 +12,7 @@ import typer
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES, check_choice
 from tuner.printing import one_line, printable, write_what_cannot_be_shown
+from tuner.service import command as service
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -22,6 +23,9 @@ HELP = """Find, prove and export an A2SF key-value cache pruning policy for your
     a2sf-tune --task summarisation --trials 100
     a2sf-tune --task chat --model ./my-model --data calls.jsonl
     a2sf-tune suggest --tokens 3000
+
+\b
+`a2sf-serve` serves a model with its policy; `a2sf-tune serve` runs studies for a team.
 """
 
 app = typer.Typer(
@@ -172,18 +176,15 @@ def validate(
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
-    settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
-                        max_degradation=max_degradation, cut=cut, adapter=adapter)  # fmt: skip
+    settings = Settings(
+        task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
+        max_degradation=max_degradation, device=device, dtype=dtype, cut=cut, adapter=adapter,
+    )  # fmt: skip
     inputs = check(settings)
-    from tuner.inputs.models import load_model, max_tokens
-    from tuner.inputs.splits import encode_and_split, power_of
-    from tuner.judging import validation
+    from tuner.judging.validation import first_look
 
-    loaded, tokenizer = load_model(model, device, dtype, adapter)
-    parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
-    typer.echo(f"Parts     {parts}{remark or ' (none cut, none left out)'}")
-    typer.echo(f"Power     {power_of(parts, inputs.task, max_degradation)}")
-    typer.echo(printable(str(validation.validate(inputs.task, parts, loaded, tokenizer))))
+    for word, said in first_look(settings, inputs):
+        typer.echo(printable(f"{word:<10}{said}" if word else said))
 
 
 @app.command()
@@ -212,6 +213,10 @@ def export(
     _quiet()
     made = export_transformers(run, folder, model, copy)
     typer.echo(printable(f"{made}\nServe it with: transformers serve {made} --trust-remote-code"))
+
+
+for verb in (service.serve, service.worker, service.token):
+    app.command()(verb)
 
 
 def _quiet() -> None:

@@ -64,13 +64,15 @@ def serve(
     from tuner.service.team import Team
     from tuner.serving.address import listen_at
 
-    limits = Limits(parse_bytes(max_upload), parse_bytes(disk), waiting, parse_bytes(room))
+    limits = Limits(
+        parse_bytes(max_upload, "--max-upload"), parse_bytes(disk, "--disk"), waiting, parse_bytes(room, "--room")
+    )
     places = Places(data.resolve(), tuple(models or ()), tuple(samples or ()))
     _log()
     with listen_at(host, port) as listening:
-        if database:
-            os.environ[DATABASE_VARIABLE] = database  # for the workers: an argument is seen by everybody on the machine
-        team = Team(workers, ("--data", str(places.data), "--per-owner", str(per_owner), "--room", room))
+        # Not as an argument, which everybody on the machine sees.
+        secret = {DATABASE_VARIABLE: database} if database else {}
+        team = Team(workers, ("--data", str(places.data), "--per-owner", str(per_owner), "--room", room), secret)
         run(_open(data, database), listening, places, limits, Door(host, no_token), team, mlflow or "")
 
 
@@ -88,7 +90,7 @@ def worker(
     from tuner.workers.worker import Options, Worker
 
     _log()
-    options = Options(data.resolve(), COMMAND, per_owner, parse_bytes(room))
+    options = Options(data.resolve(), COMMAND, per_owner, parse_bytes(room, "--room"))
     at_work = Worker(_open(data, database), options)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: at_work.stop())

@@ -124,7 +124,7 @@ class Orders:
 def _check_no_code(task: Mapping[str, Any], bundled: list[str]) -> None:
     """Raise A2SFError for what would read another file or import a module."""
     metric, include = task.get("metric"), task.get("include")
-    if metric is not None and metric not in METRICS:
+    if metric is not None and not (isinstance(metric, str) and metric in METRICS):
         said = "; a metric of one's own is code, which is not taken from a request" if ":" in str(metric) else ""
         hint = did_you_mean(metric, METRICS, f"expected one of {', '.join(METRICS)}.")
         raise A2SFError(f"task: field 'metric' is {str(metric)[:100]!r}{said}; {hint}")

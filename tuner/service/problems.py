@@ -45,6 +45,8 @@ class Problem(Exception):
         headers = {"Cache-Control": "no-store"}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):
+            headers["Connection"] = "close"  # or the rest of the body would be read, if only to be thrown away
         if self.status in (429, 503):
             headers["Retry-After"] = "5"
         body = ProblemBody(

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
-from tuner.alpha.model import AlphaModel
 from tuner.service.desk import Desk
 from tuner.service.problems import Problem
 from tuner.workers.jobs import STUDY
 
+if TYPE_CHECKING:
+    from tuner.alpha.model import AlphaModel
+
 _HELD = 10.0  # seconds for which a study is not looked up again
 _MOST = 1000
 
-Regressor = tuple[AlphaModel, str]
+
+def warm() -> None:
+    """Import what the first question needs: scipy, which takes longer than all the rest of the service."""
+    import tuner.alpha.model  # noqa: F401
+
+
+Regressor = tuple["AlphaModel", str]
 """The model, and the name of its task."""
 
 
@@ -46,6 +55,8 @@ class Regressors:
         path = self._desk.places.study(study) / FILE_NAME
         if not path.is_file():
             raise Problem(404, f"the study {study!r} has found no policy yet.")
+        from tuner.alpha.model import AlphaModel
+
         config = A2SFConfig.from_pretrained(path)
         if config.alpha_model is None:
             raise A2SFError(f"the policy of {study!r} holds no alpha regressor.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from dataclasses import dataclass
 
 import typer
@@ -15,6 +16,7 @@ from tuner.service.desk import Desk
 from tuner.service.housekeeping import Housekeeping
 from tuner.service.limits import Limits
 from tuner.service.places import Places
+from tuner.service.regressors import warm
 from tuner.service.team import Team
 from tuner.serving.address import url_of
 from tuner.serving.http import serve_until_signal
@@ -50,6 +52,7 @@ def serve(
     app = application(desk, door.no_token)
     housekeeping = Housekeeping(desk)
     with team.at_work(), housekeeping.at_work():
+        threading.Thread(target=warm, daemon=True).start()
         # The last line before it serves: what somebody who has just started it wants to know.
         typer.echo(printable(f"Open {url_of(door.host, listening)}/"))
         serve_until_signal(app, listening, _DRAIN, _CLIENTS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -20,10 +21,11 @@ _GRACE = 40.0
 
 @dataclass
 class Team:
-    """`size` workers, each started as `a2sf-tune worker` with `options`."""
+    """`size` workers, each started as `a2sf-tune worker` with `options`, and `variables` in its environment."""
 
     size: int
     options: Sequence[str]
+    variables: Mapping[str, str]
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
 
     @contextmanager
@@ -56,7 +58,10 @@ class Team:
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "tuner.cli", "worker", *self.options, "--with-parent"]
         # Its standard input is a pipe that closes when this process ends, however it ends.
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=os.environ | self.variables,
+            start_new_session=True,
+        )  # fmt: skip
 
     def _end(self, worker: subprocess.Popen[bytes]) -> None:
         worker.terminate()

@@ -26,7 +26,6 @@ from tuner.workers.progress import Heard
 LOG = logging.getLogger("a2sf.worker")
 _TICK = 0.2
 _REPORT = 1.0  # seconds between two reports of a job that goes on
-_QUIET_REPORT = LEASE / 6
 _IDLE = 1.0
 _BEAT = 10.0
 BUSY = 75
@@ -39,13 +38,15 @@ class Options:
     """Of one worker.
 
     data: the folder of the service, in which jobs run. command: the process of a job. per_owner: studies of one owner
-    that run at once, over all workers. room: bytes that must be free on the disk of `data` before a job begins.
+    that run at once, over all workers. room: bytes that must be free on the disk of `data` before a job begins. lease:
+    seconds that the worker may be silent.
     """
 
     data: Path
     command: Sequence[str]
     per_owner: int
     room: int
+    lease: float = LEASE
 
 
 class Worker:
@@ -54,7 +55,7 @@ class Worker:
     def __init__(self, database: Database, options: Options) -> None:
         self._options = options
         self.name = f"{socket.gethostname()[:100]}-{os.getpid()}-{uuid4().hex[:6]}"
-        self._leases = Leases(database, self.name)
+        self._leases = Leases(database, self.name, options.lease)
         self._stop = Event()
         self._next_beat = 0.0
         self._short_of_room = False
@@ -120,7 +121,7 @@ class Worker:
         while child.returncode() is None:
             changed = heard.take(child.messages())
             now = time.monotonic()
-            if now - last_report >= (_REPORT if changed or heard.is_unsaid else _QUIET_REPORT):
+            if now - last_report >= (_REPORT if changed or heard.is_unsaid else self._options.lease / 6):
                 last_report = now
                 try:
                     word = self._leases.report(claim, heard.report(child.last_lines()))

@@ -9,7 +9,8 @@ export function chart(picture) {
   box.className = "chart";
   const said = document.createElement("figcaption");
   said.textContent = picture.note;
-  const paint = () => box.replaceChildren(drawn(picture, box.clientWidth || 640, said), legend(picture), said);
+  const room = () => box.clientWidth - 16; // less its padding; nothing while it is not shown
+  const paint = () => room() > 200 && box.replaceChildren(drawn(picture, room(), said), legend(picture), said);
   new ResizeObserver(paint).observe(box);
   return box;
 }
@@ -30,12 +31,12 @@ function drawn(picture, width, said) {
     svg.append(tag("line", { x1: pad.left, x2: right, y1: top, y2: top, stroke: "#009E73" }));
     svg.append(text(right - 4, top + 14, picture.allowed.text, { "text-anchor": "end", fill: "#00694D" }));
   }
-  let free = Infinity;
-  for (const tick of picture.y_ticks) {
+  const written = [];
+  for (const tick of [...picture.y_ticks].sort((a, b) => Math.abs(a.y) - Math.abs(b.y))) {
     const place = y(tick.y);
     svg.append(tag("line", { x1: pad.left, x2: right, y1: place, y2: place, stroke: "#E7EAEE", "stroke-width": 0.8 }));
-    if (free - place < 13) continue; // its text would stand on the one below
-    free = place;
+    if (written.some((other) => Math.abs(other - place) < 13)) continue; // its text would stand on another
+    written.push(place);
     svg.append(text(pad.left - 6, place + 4, tick.text, { "text-anchor": "end" }));
   }
   for (const tick of picture.x_ticks) {

@@ -8,8 +8,8 @@ const BETWEEN = 2000; // milliseconds between two pictures
 
 export function study(id, me) {
   const path = `/v1/studies/${id}`;
-  const head = h("div"), picture = h("div"), found = h("div"), log = h("div");
-  const element = h("section", {}, head, found, picture, log);
+  const head = h("div"), found = h("div"), picture = h("div"), rest = h("div"), log = h("div");
+  const element = h("section", {}, head, found, picture, rest, log);
   let drawn = 0, shown = "", again;
 
   async function draw(force) {
@@ -38,7 +38,8 @@ export function study(id, me) {
       data.state === "queued" ? h("p", {}, me.workers ? "Waits for a free worker." : "Waits for a worker; none is running.") : null,
       data.error ? h("p", { class: "fault" }, data.error) : null,
     );
-    put(found, data.result ? [verdict(data), takeaway(data, path, me), advice(data)] : null);
+    put(found, data.result ? verdict(data) : null);
+    if (data.result && !rest.firstChild) put(rest, takeaway(data, path, me), advice(data)); // once: somebody may be typing
     put(
       log,
       data.said.length ? h("div", { class: "card" }, h("h2", {}, "What it said"), data.said.map((line) => h("p", {}, line))) : null,

@@ -11,7 +11,7 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES, check_choice
-from tuner.printing import one_line, printable, write_what_cannot_be_shown
+from tuner.printing import one_line, printable, quiet_libraries, write_what_cannot_be_shown
 from tuner.service import command as service
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def tune(
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
         return
-    _quiet()
+    quiet_libraries()
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
@@ -171,7 +171,7 @@ def validate(
     adapter: Adapter = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
-    _quiet()
+    quiet_libraries()
     from tuner.inputs.check import check
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
@@ -210,23 +210,13 @@ def export(
     from tuner.serving.export import FORMATS, export_transformers
 
     check_choice("--format", format, FORMATS)
-    _quiet()
+    quiet_libraries()
     made = export_transformers(run, folder, model, copy)
     typer.echo(printable(f"{made}\nServe it with: transformers serve {made} --trust-remote-code"))
 
 
 for verb in (service.serve, service.worker, service.token):
     app.command()(verb)
-
-
-def _quiet() -> None:
-    """No telemetry, and no bars or advice from libraries between our own lines."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
 from a2sf_core.errors import A2SFError
@@ -77,9 +78,10 @@ def _say_faults(app: FastAPI) -> None:
         return error.response()
 
     @app.exception_handler(HTTPException)
-    def route(_: Request, error: HTTPException) -> Response:
+    def route(request: Request, error: HTTPException) -> Response:
         response = Problem(error.status_code, f"{error.detail}: see /openapi.json.").response()
-        response.headers.update(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of the first route of that path only
+            response.headers["Allow"] = ", ".join(sorted(_methods(app, request)))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -102,6 +104,12 @@ def _say_faults(app: FastAPI) -> None:
         return Problem(
             500, f"the service failed on this request ({type(error).__name__}); its log says more."
         ).response()
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    described = app.openapi()["paths"]
+    known = [set(told) for path, told in described.items() if compile_path(path)[0].match(request.scope["path"])]
+    return {method.upper() for methods in known for method in methods}
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from tuner.printing import quiet_libraries
 from tuner.settings import Settings
 from tuner.watch import Progress
 from tuner.workers.jobs import STUDY, VALIDATION
@@ -164,11 +165,8 @@ def main() -> None:
 
 
 def _done(task: Mapping[str, Any], tell: Tell) -> int:
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        os.environ[name] = "true"
-    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TQDM_DISABLE"):
-        os.environ[name] = "1"
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    quiet_libraries()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # no request makes this machine ask another one
     try:
         tell({"result": KINDS[task["kind"]](task, tell)})
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
@@ -38,7 +38,7 @@ class StudySpec(Schema):
     limit: Annotated[int, Field(ge=1, le=10**9)] | None = None
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 100
     max_degradation: Annotated[Finite, Field(ge=0, le=100)] = 2.0
-    dtype: Annotated[str, Field(json_schema_extra={"enum": ["auto", "float32", "bfloat16", "float16"]})] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     family: Annotated[str, Field(json_schema_extra={"enum": list(FAMILIES)})] = "groups"
     per_head: bool = True
@@ -49,7 +49,7 @@ class StudySpec(Schema):
     warm_start: Annotated[list[Id], Field(max_length=10)] = Field(default_factory=list)
     patience: Annotated[int, Field(ge=1, le=MOST_TRIALS)] | None = None
     precision: Annotated[Finite, Field(ge=0.001, le=100)] | None = None
-    cut: Annotated[str, Field(json_schema_extra={"enum": ["prompt", "context"]})] | None = None
+    cut: Literal["prompt", "context"] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> StudySpec:

@@ -17,15 +17,15 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from sqlalchemy import update
 
 from tests.tuner.conftest import Finished
 from tuner.reporting.front import write_front
 from tuner.search.storage import read_trials
 from tuner.service.tables import opened
 from tuner.service.tokens import Tokens
-from tuner.workers.database import Database, default_address
-from tuner.workers.jobs import STUDY, Jobs, new_id
-from tuner.workers.leases import Ending, Leases
+from tuner.workers.database import default_address
+from tuner.workers.jobs import DONE, JOBS, STUDY, Jobs, new_id
 
 MOST_UPLOAD = 200_000
 
@@ -98,17 +98,13 @@ def _until_it_answers(service: Service) -> None:
 
 
 def plant(data: Path, owner: str, finished: Finished, name: str) -> str:
-    """A finished study, put where a worker would have left it, through the same tables."""
-    database: Database = opened(default_address(data))
-    jobs, leases, job = Jobs(database), Leases(database, "test"), new_id()
+    """A finished study, put where a worker would have left it."""
+    database, job = opened(default_address(data)), new_id()
     folder = data / "studies" / job
     shutil.copytree(finished.result.folder, folder)
     write_front(folder, read_trials(folder), finished.result)
     asked = {"task": "knowledge", "model": "reference", "trials": 26, "max_degradation": 60.0, "name": name}
-    jobs.put(job, STUDY, owner, asked, {"folder": f"studies/{job}", "settings": {}})
-    claim = leases.claim(per_owner=1000)
-    assert claim is not None
-    assert claim.id == job
+    Jobs(database).put(job, STUDY, owner, asked, {"folder": f"studies/{job}", "settings": {}})
     evidence = finished.result.evidence
     result = {
         "status": evidence.status, "verdict": evidence.verdict, "policy_from": evidence.policy_from,
@@ -116,7 +112,8 @@ def plant(data: Path, owner: str, finished: Finished, name: str) -> str:
         "difference_points": evidence.quality.difference_points, "report_samples": evidence.samples.report,
         "mlflow": "",
     }  # fmt: skip
-    leases.finish(claim, Ending(result, n_bytes=1000))
+    ended = update(JOBS).where(JOBS.c.id == job).values(state=DONE, result=result, ended=time.time(), bytes=1000)
+    database.write(lambda c: c.execute(ended))
     database.close()
     return job
 

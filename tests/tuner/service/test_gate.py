@@ -28,6 +28,16 @@ def test_without_a_token_only_the_page_and_the_health_answer(service: Service) -
         assert service.get(None, path).status_code == 200
 
 
+def test_a_path_names_all_methods_that_it_has(service: Service) -> None:
+    for path, allowed in (
+        ("/v1/studies", "GET, POST"),
+        (f"/v1/studies/{15 * 'ab'}", "DELETE, GET"),
+        ("/healthz", "GET"),
+    ):
+        answer = service.ask("anna", "PUT", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_signing_in_gives_a_cookie_that_no_other_site_can_use(service: Service) -> None:
     assert service.post(None, "/session", {"token": "wrong"}).status_code == 401
     signed_in = service.post(None, "/session", {"token": service.tokens["anna"]})

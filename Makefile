@@ -58,7 +58,7 @@ bench: $(VENV)/.installed
 bench-search: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/overhead.py
-	for part in samplers families grid deep verdicts; do $(BIN)/python -m benchmarks.$$part || exit 1; done
+	for part in samplers families grid verdicts; do $(BIN)/python -m benchmarks.$$part || exit 1; done
 	$(BIN)/python benchmarks/kills.py
 
 # Everything docs/gpu.md and docs/gpu-decode.md leave open, on a machine with a GPU: errors first, then all timings.

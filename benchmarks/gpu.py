@@ -138,7 +138,7 @@ def floors(settings: Settings) -> dict[str, Any]:
         q, k, _ = tensors(n)
         span = Span(0, torch.arange(n, device="cuda").expand(1, KV_HEADS, n))
         _, lse = attend(q, k, None, SCALE, span)
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             "scores": partial(column_scores, q, k, lse, GRID, SCALE, span),
             "lse": partial(attend, q, k, None, SCALE, span),
         }

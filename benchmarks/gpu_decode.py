@@ -135,7 +135,8 @@ def kernel_error(batch: int, kept: int) -> float:
         query = torch.randn(batch, heads, 1, dim, device=DEVICE, dtype=torch.bfloat16)
         key, value = torch.randn(2, batch, 8, 1, dim, device=DEVICE, dtype=torch.bfloat16)
         got = kernels.attend(slots, query, key, value, dim**-0.5, None)
-        wanted = plain.attend(exact, *(x.cpu().float() for x in (query, key, value)), dim**-0.5, None)
+        q, k, v = (each.cpu().float() for each in (query, key, value))
+        wanted = plain.attend(exact, q, k, v, dim**-0.5, None)
         errors.append(relative(got, wanted))
         for each in (slots, exact):
             each.now += 1

@@ -65,12 +65,12 @@ def per_head_learned(profile: Reconstruction, budget: float, learned: Sequence[S
 def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequence[ScoreRule]) -> dict[str, Policy]:
     """What is compared at one budget; the first four are known or keep all heads alike."""
     by_layer = replace(profile, kept=np.broadcast_to(profile.kept.mean(-1, keepdims=True), profile.kept.shape))
-    alike = {"rule": Decay(16.0), "budget": budget, "recent": RECENT, "sink": SINK}
+    alike = LayerPolicy(Decay(16.0), budget, RECENT, SINK)
     return {
         "H2O": Policy.h2o(n_layers, budget),
         "SnapKV, window 16": Policy.snapkv(n_layers, budget),
         "TOVA": Policy.tova(n_layers, budget),
-        "half-life 16, heads alike": Policy.uniform(n_layers, **alike),
+        "half-life 16, heads alike": Policy((alike,) * n_layers),
         "budgets per layer, half-life 16": per_head(by_layer, budget),
         HEADS_16: per_head(profile, budget),
         "budgets per head, half-life 64": per_head(replace(profile, half_life=64.0), budget),

@@ -185,9 +185,9 @@ def main() -> None:
         print(f"folder {number}: {len(killed)} kills, {n_found} findings", flush=True)
     table = Table("#", "stage", "+ delay", "killed after", "finished trials", "found", title=f"seed {options.seed}")
     for number, kill in enumerate(kills, 1):
-        found = "; ".join(kill.findings) or "nothing"
+        said = "; ".join(kill.findings) or "nothing"
         after = "had ended" if kill.ended_before else f"{kill.seconds:.1f} s"
-        table.add_row(str(number), kill.stage, f"{kill.delay:.2f} s", after, str(kill.finished), found)
+        table.add_row(str(number), kill.stage, f"{kill.delay:.2f} s", after, str(kill.finished), said)
     table.add_row("", "finished", "", "", f"{len(portions) + 1} folders", "; ".join(at_the_end) or "nothing")
     console = Console()
     console.print(table)

@@ -133,7 +133,7 @@ def _environment(folder: Path) -> Path:
         console.print(f"Installing kvpress {VERSION} into {folder}: minutes")
         venv.create(folder, with_pip=True, clear=True)
         same = f"torch=={torch.__version__.partition('+')[0]}"
-        command = [python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, same, f"kvpress=={VERSION}"]
+        command = [str(python), "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), same, f"kvpress=={VERSION}"]
         if subprocess.run(command, check=False).returncode:
             raise A2SFError(f"kvpress {VERSION} could not be installed; pip's reason is above.")
         done.touch()

@@ -105,11 +105,12 @@ class Recorder(BasePress):
 
 def score_once(press: Any) -> None:
     """Let `press` remember the scores of the layer in hand."""
-    score, last = press.score, [(None, None)]
+    score = press.score
+    last: list[tuple[Any, Tensor]] = []
 
     def remembered(module: Any, *rest: Any) -> Tensor:
-        if last[0][0] is not module:
-            last[0] = (module, score(module, *rest))
+        if not last or last[0][0] is not module:
+            last[:] = [(module, score(module, *rest))]
         return last[0][1].clone()  # AdaKV writes into them
 
     press.score = remembered

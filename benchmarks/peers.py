@@ -12,7 +12,7 @@ Everything found is kept in --cache, so that a run that is stopped goes on, and 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
+from benchmarks.peers_written import compared, write, written_table
 from tuner.choices import SMOLLM2
 from tuner.inputs.encoding import Encoded
+from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model
+from tuner.measuring.texts import Ends
 from tuner.search.profile_part import Part
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -47,28 +50,38 @@ def measure(
     labels: Sequence[str],
     sets: Path,
     to: Path,
+    written: Collection[str] = (),
 ) -> list[dict[str, Figures]]:
-    """Per prompt, per arm (`Arm.key`), kept set (`label`) and for the full cache: its figures. `to` keeps them."""
+    """Per prompt, per arm (`Arm.key`), kept set (`label`) and for the full cache: its figures. `to` keeps them.
+
+    Those in `written` write, too: their figures have the token ids as "text".
+    """
     to.mkdir(parents=True, exist_ok=True)
     wanted = [FULL, *(arm.key for arm in arms), *labels]
+    ends = Ends(OWN_TOKENS, frozenset(end_tokens(model, tokenizer)))
     found = []
     for done, each in enumerate(asked, 1):
         part = Part(to / f"{name_of(each)}.json")
-        if any(part.get("figures", key) is None for key in wanted):
+        unwritten = {key for key in written if part.get("texts", key) is None}
+        unread = {key for key in wanted if part.get("figures", key) is None}
+        if unread or unwritten:
             own = part.get("own", str(OWN_TOKENS))
             if own is None:
                 own = own_text(model, tokenizer, each, OWN_TOKENS)
                 part.put("own", str(OWN_TOKENS), own)
             prompt = OnePrompt(model, each, own)
-            missing = {key for key in wanted if part.get("figures", key) is None}
+            missing = unread | unwritten
             keeps = prompt.policies_keep({arm.key: arm.policy for arm in arms if arm.key in missing})
             with np.load(sets / f"{name_of(each)}.npz") as kept:
                 keeps |= {key: prompt.peer_keeps(kept[key]) for key in labels if key in missing}
             part.put("figures", FULL, prompt.full)
-            for key, keep in keeps.items():
-                part.put("figures", key, prompt.figures(keep))
+            for key in keeps.keys() & unread:
+                part.put("figures", key, prompt.figures(keeps[key]))
+            keeps[FULL] = prompt.all
+            for key, text in write(prompt, {key: keeps[key] for key in unwritten}, ends).items():
+                part.put("texts", key, text)
             console.print(f"measured {done} of {len(asked)} prompts")
-        found.append({key: part.get("figures", key) for key in wanted})
+        found.append({key: part.get("figures", key) | {"text": part.get("texts", key)} for key in wanted})
     return found
 
 
@@ -111,6 +124,13 @@ def _serving(
     report("peers serving", found)
 
 
+def _written(tokenizer: Any, asked: Sequence[Encoded], ids: dict[str, list[list[int]]]) -> None:
+    texts = {name: tokenizer.batch_decode(own, skip_special_tokens=True) for name, own in ids.items()}
+    table = compared(texts, asked)
+    console.print(written_table(table, SERVED, len(asked)))
+    report("peers written", {"n": len(asked), "rows": [each.to_dict() for each in table]})
+
+
 def _ours(
     options: argparse.Namespace, model: Any, tokenizer: Any, tune: Sequence[Encoded], n_tokens: int, file: Path
 ) -> list[Arm]:
@@ -142,6 +162,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cut", choices=CUTS, default=PROMPT, help="when the cache is pruned")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--methods", nargs="+", choices=PRESSES, default=PRESSES)
+    parser.add_argument(
+        "--write", action="store_true", help=f"hold what is written at {SERVED:.0%}, too, to the reference"
+    )
     parser.add_argument("--serve", type=int, default=0, help="prompts to time serving on; 0 leaves it out")
     parser.add_argument("--check", action="store_true", help="only hold the evaluator to a native run of every press")
     parser.add_argument("--picture", type=Path, help="a PNG to draw")
@@ -166,7 +189,10 @@ def main() -> None:
     sets = kvpress.sets({name_of(each): each.prompt_ids for each in asked}, options.methods, shares)
     labels = [label(method, share) for method in options.methods for share in shares]
     to = options.cache / "figures" / f"{kvpress.identity}"
-    found = results(asked, measure(model, tokenizer, asked, arms, labels, sets, to), arms, options.methods)
+    writing = {FULL: FULL} | {arm.name: arm.key for arm in arms if arm.share == SERVED}
+    writing |= {method: label(method, SERVED) for method in options.methods}
+    measured = measure(model, tokenizer, asked, arms, labels, sets, to, writing.values() if options.write else ())
+    found = results(asked, measured, arms, options.methods)
     console.width = 170
     console.print(
         f"{options.data or task.name}, cut: {options.cut}. {len(asked)} prompts of {min(lengths)} to {max(lengths)} "
@@ -181,6 +207,8 @@ def main() -> None:
     for text in TEXTS:
         print(in_markdown(found, text), end="\n\n")
     report("peers", {"cut": options.cut, "n": len(asked), "rows": every})
+    if options.write:
+        _written(tokenizer, asked, {name: [each[key]["text"] for each in measured] for name, key in writing.items()})
     if options.picture:
         title = "What pruning the cache costs: ours beside kvpress"
         subtitle = (

@@ -40,10 +40,11 @@ class OnePrompt:
     """
 
     def __init__(self, model: Any, asked: Encoded, own: Sequence[int]) -> None:
-        self._model, self._asked = model, asked
-        self._reader = Reader(model, [asked], Bank((Position(),)))
-        self.batch: PromptBatch = self._reader.judged_along(self._reader.read([0]), [own])
-        self.full = self.figures(self._reader.all_of(self.batch))
+        self.model, self._asked = model, asked
+        self.reader = Reader(model, [asked], Bank((Position(),)))
+        self.batch: PromptBatch = self.reader.judged_along(self.reader.read([0]), [own])
+        self.all: Keep = self.reader.all_of(self.batch)
+        self.full = self.figures(self.all)
 
     def policies_keep(self, policies: Mapping[str, Policy]) -> dict[str, Keep]:
         """What ours keep; the prompt is read again for their rules, and once more for each policy that was learned."""
@@ -58,7 +59,7 @@ class OnePrompt:
         return {
             key: keep_masks(batch, policies[key], bank)
             for keys, bank in banks
-            for batch in [Reader(self._model, [self._asked], bank).read([0])]
+            for batch in [Reader(self.model, [self._asked], bank).read([0])]
             for key in keys
         }
 
@@ -71,14 +72,14 @@ class OnePrompt:
 
     def logits(self, keep: Keep) -> list[Tensor]:
         """`[1, token, vocab]` of each text: what predicts its tokens."""
-        with answering(self._model):
-            return self._reader.follow_each(self.batch, keep, [(text.ids, text.valid) for text in self.batch.texts])
+        with answering(self.model):
+            return self.reader.follow_each(self.batch, keep, [(text.ids, text.valid) for text in self.batch.texts])
 
     def figures(self, keep: Keep) -> Figures:
         """What this kept set costs along both texts."""
         found: Figures = {"kept": float(torch.stack([layer.double().mean() for layer in keep]).mean())}
         for name, text, logits in zip(TEXTS, self.batch.texts, self.logits(keep), strict=True):
-            losses = TokenLosses.of(logits, text)
+            losses = TokenLosses.of(logits, text, self.reader.head)
             found[name] = [float(getattr(losses, figure)[0]) for figure in FIGURES]
         return found
 

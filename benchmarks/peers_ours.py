@@ -94,7 +94,7 @@ def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: 
     Args:
         n_tokens: of a usual prompt; budgets may be counts.
     """
-    arms = []
+    arms: list[Arm] = []
     for file in files:
         config = A2SFConfig.from_pretrained(file)
         policy = config.policy

@@ -26,8 +26,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from a2sf_core.scores import attend_and_score_causal
 
 HEADS, KV_HEADS, DIM = 32, 8, 64
-GRID = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
-GRID = (*GRID, 512.0, 768.0, 1024.0, 2048.0, 4096.0, inf)
+_SHORT = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
+GRID = (*_SHORT, 512.0, 768.0, 1024.0, 2048.0, 4096.0, inf)
 
 
 def tensors(n: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -153,7 +153,8 @@ def main() -> None:
     if given.config:
         tuned = A2SFConfig.from_pretrained(given.config)
         name, policy = f"policy, tuned for {tuned.task}", tuned.policy
-    requests, memory = load(tokenizer, given.requests, *given.prompt, given.answer), parse_bytes(given.memory)
+    shortest, longest = given.prompt
+    requests, memory = load(tokenizer, given.requests, shortest, longest, given.answer), parse_bytes(given.memory)
     tokens = sum(request.most for request in requests)
     print(f"{len(requests)} requests, {sum(len(r.ids) for r in requests)} prompt tokens, {tokens} tokens to write; "
           f"{given.memory} for all caches, {given.threads} thread(s)", flush=True)  # fmt: skip

@@ -134,12 +134,15 @@ def _tune(settings: Settings) -> None:
 
     inputs = check(settings)
 
-    from tuner import run
-    from tuner.reporting.screen import screen, show, watching
+    from tuner.reporting.console import screen, watching
 
     console = screen()
     try:
         with watching(console) as watch:
+            watch.step("Starting")
+            from tuner import run
+            from tuner.reporting.screen import show
+
             result = run.tune(settings, inputs, watch)
         show(console, result)
     except KeyboardInterrupt:

@@ -151,6 +151,7 @@ class _Proven:
 def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitStack) -> _Job:
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
+    watch.step(f"Loading {name_of(settings.model)}")
     model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
     n_layers = model.config.get_text_config().num_hidden_layers
     with attach(Policy.full(n_layers), model):
@@ -189,6 +190,7 @@ def _search(job: _Job) -> _Found:
     lesson = Lesson.load(path, job.dimensions.n_layers, job.n_kv_heads) if path.exists() else None
     learn_from = LEARNED_FROM if job.dimensions.learns and lesson is None else ()
     engine = job.engine("search", job.parts.search, lesson.rules if lesson else (), learn_from)
+    job.watch.step("Judging the full cache")
     if not engine.evaluate(Policy.full(engine.n_layers)).finite():
         raise A2SFError(f"{settings.model} gives NaN or infinity with the full cache; try --dtype float32.")
     scores = job.grader(engine, Policy.full(engine.n_layers))
@@ -252,6 +254,7 @@ def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
 def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     """Write the policy, its evidence and the pictures, and put them into MLflow."""
     settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
+    job.watch.step("Writing the report")
     counts = SampleCounts(len(parts.search), len(parts.select), proven.n_samples, parts.shared_contexts, proven.looks)
     identity = job.identity | {
         "model_name": name_of(settings.model),

@@ -27,6 +27,10 @@ class Count:
             self._done += 1
             self._progress(min(self._done, self._total), self._total)
 
+    def skip(self, pieces: int) -> None:
+        """So many need not be done."""
+        self._done += pieces
+
     def close(self) -> None:
         """All of it is done, also what could be left out."""
         self._progress(self._total, self._total)
@@ -36,7 +40,10 @@ class Watch(Protocol):
     """What a caller hands in to follow a run. Its methods are called from the thread that runs."""
 
     def step(self, name: str) -> Progress:
-        """A step begins, such as "Reading search prompts"; what is returned is called as it goes on."""
+        """A step begins, such as "Reading search prompts"; what is returned is called as it goes on.
+
+        One that cannot be counted, such as "Loading smollm2", calls nothing; it is over where the next one begins.
+        """
         ...
 
     def say(self, text: str) -> None:

@@ -14,6 +14,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
+from a2sf_core.switch import attach
 from benchmarks import kvpress_env
 from benchmarks.peers import measure, results
 from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
@@ -21,10 +22,13 @@ from benchmarks.peers_ours import builtin, builtin_learned, cost, exported, lear
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
+from benchmarks.peers_written import compared, write
 from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded
+from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model
 from tuner.measuring.engine import Engine
+from tuner.measuring.texts import Ends
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +190,26 @@ def test_serving_holds_less_than_the_full_cache(reference: tuple[Any, Any], aske
     found = medians(cost(reference[0], [asked], {"ours": policy}), FULL)
     assert found["ours"]["bytes_ratio"] == pytest.approx(0.2, abs=0.02)
     assert found[FULL]["bytes_ratio"] == 1
+
+
+def test_what_is_written_over_everything_is_what_the_model_writes(
+    reference: tuple[Any, Any], asked: Encoded, policy: Policy
+) -> None:
+    model, tokenizer = reference
+    own = own_text(model, tokenizer, asked, 8)
+    prompt = OnePrompt(model, asked, own)
+    keeps = {FULL: prompt.all} | prompt.policies_keep({"ours": policy})
+    ids = write(prompt, keeps, Ends(8, frozenset(end_tokens(model, tokenizer))))
+    assert ids[FULL] == own
+    with attach(policy, model):
+        assert ids["ours"] == own_text(model, tokenizer, asked, 8)
+
+
+def test_texts_are_compared_in_points_of_the_reference(asked: Encoded) -> None:
+    right, wrong = asked.answer, "zebra"
+    full, same, other = compared({FULL: [right], "same": [right], "other": [wrong]}, [asked])
+    assert full.points["f1"][0] == 100
+    assert same.same == 1
+    assert same.lost["rouge_l"][0] == 0
+    assert other.lost["f1"][0] == -100
+    assert other.same == 0

@@ -11,7 +11,7 @@ import pytest
 from rich.table import Table
 
 from tuner.printing import LONGEST, one_line, printable
-from tuner.reporting.screen import screen
+from tuner.reporting.console import screen
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_lines_and_cells_on_the_screen_are_written_out() -> None:
 def test_output_in_ascii_alone_is_no_error() -> None:
     code = (
         "from tuner.printing import write_what_cannot_be_shown; write_what_cannot_be_shown()\n"
-        "from tuner.reporting.screen import screen\n"
+        "from tuner.reporting.console import screen\n"
         "screen().print('about ±3.2 points, 日本')"
     )
     env = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -2,12 +2,13 @@
 
 Its data cost nothing extra: the engine holds each half-life of every sample. The loss is fitted as a cubic surface
 over (half-life, length, budget) on the search split; the suggestion is its minimum at the tuned budget. Whether that
-beats the best constant is decided on the select split, and how much it gains is then measured on the report split, by
-regret: the loss over the best half-life of each input. If it does not beat the constant, the constant is exported.
+beats the best constant is decided on the select split, by regret: the loss over the best half-life of each input. If it
+does not, the constant is exported; if it does, how much it gains is measured on the report split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +53,21 @@ def fit(
     """Fit on `train` (from the search split, around `policy`), decide on `select`, measure on `report`."""
     ridge = min(RIDGES, key=lambda strength: _cross_validated_regret(train, strength, seed))
     pipeline = _fit_surface(train, ridge)
-    deciding, proving = (loss_table(engine, policy, count, (1.0,)) for engine in (select, report))
-    return judge(train, pipeline, deciding, proving, seed, uses_alpha(policy)), pipeline
+    deciding = loss_table(select, policy, count, (1.0,))
+    model = judge(
+        train, pipeline, deciding, lambda: loss_table(report, policy, count, (1.0,)), seed, uses_alpha(policy)
+    )
+    if count:
+        count.close()
+    return model, pipeline
 
 
 def judge(
-    train: LossTable, pipeline: Pipeline, deciding: LossTable, proving: LossTable, seed: int, alpha_matters: bool = True
-) -> AlphaModel:
-    """Surface or constant? `deciding` and `proving` are tables of other inputs at the tuned budget alone."""
+    train: LossTable, pipeline: Pipeline, deciding: LossTable, proving: Callable[[], LossTable], seed: int,
+    alpha_matters: bool = True,
+) -> AlphaModel:  # fmt: skip
+    """Surface or constant? `deciding` and `proving` are tables of other inputs at the tuned budget alone; the latter is
+    measured only for a surface that beats the constant."""
     inputs = len(train.tokens) // len(BUDGET_SCALES)
     constant = int(train.loss[:inputs].mean(0).argmin())  # the first rows are those of the tuned budget
     surface = _plain(pipeline)
@@ -71,9 +79,12 @@ def judge(
         of_constant = table.loss[:, constant] - oracle
         return paired_interval(of_constant - of_model, seed), float(of_constant.mean()), float(of_model.mean())
 
-    decided, _, _ = gain(deciding)
-    proven, regret_constant, regret_model = gain(proving)
-    better = alpha_matters and decided.low > 0
+    judges, found = deciding, gain(deciding)
+    better = alpha_matters and found[0].low > 0
+    if better:
+        judges = proving()
+        found = gain(judges)
+    gained, regret_constant, regret_model = found
     reason = ""
     if not alpha_matters:
         reason = "the policy does not rank tokens by decayed attention, so alpha changes nothing"
@@ -88,8 +99,8 @@ def judge(
         surface=surface if better else None,
         regret_constant=regret_constant,
         regret_model=regret_model,
-        gain=proven,
-        n_held_out=len(proving.tokens),
+        gain=gained,
+        n_held_out=len(judges.tokens),
         reason=reason,
     )
 

@@ -66,13 +66,14 @@ def check(settings: Settings) -> Inputs:
         if not folder.is_dir():
             raise A2SFError(f"--warm-start {folder} is not a folder; give the folder of an earlier run.")
     task = load_task(settings.task).with_cut(settings.cut)
+    metric = find_metric(task.metric)
     if settings.data is not None:
-        samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split)
+        lists = [name for name, asked in (("facts", metric.of_facts), ("choices", metric.of_choices)) if asked]
+        samples = load_samples(settings.data, settings.columns, settings.limit, settings.data_split, lists)
     elif task.samples is not None:
         samples = bundled_samples(task.samples, task.samples.total)
     else:
         raise A2SFError(f"The task {task.name!r} has no samples of its own; give some with --data FILE.jsonl.")
-    metric = find_metric(task.metric)
     for sample in samples if metric.of_choices else ():
         if len(set(sample.choices)) < 2 or sample.answer not in sample.choices:
             raise A2SFError(

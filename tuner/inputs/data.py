@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from a2sf_core.errors import A2SFError
 from studies.samples import Sample
 from tuner.inputs.hub import hub_rows
-from tuner.inputs.rows import FIELDS, FILE_SUFFIXES, OPTIONAL, file_rows, is_path, kind_of
+from tuner.inputs.rows import FIELDS, FILE_SUFFIXES, LISTS, OPTIONAL, file_rows, is_path, kind_of
 
 # What columns are called elsewhere, to suggest the right --column.
 LIKELY = {
@@ -27,13 +27,18 @@ LIKELY = {
 
 
 def load_samples(
-    source: str, columns: Mapping[str, str] | None = None, limit: int | None = None, split: str = "test"
+    source: str,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    split: str = "test",
+    lists: Collection[str] = (),
 ) -> list[Sample]:
     """The samples of a .jsonl, .csv or .parquet file, or of a Hub data set (owner/name or owner/name:config).
 
     `columns` says which column holds a field, as in {"answer": "summary"}; `limit` reads the first rows
     only; `split` is that of a Hub data set. A row without an id gets one made of its content, which stays
-    when rows move. An answer may be a list of texts, each of them right, except in CSV.
+    when rows move. Of the fields "facts" and "choices" only those in `lists` are read, which every row must have, and
+    those in `columns`. An answer may be a list of texts, each of them right, except in CSV.
 
     Raises:
         A2SFError: naming the file, line and column, what was expected and how to mend it.
@@ -48,7 +53,7 @@ def load_samples(
         raise A2SFError(f"{source} is a folder; give one data file (.jsonl, .csv or .parquet; in it: {inside}).")
     rows = file_rows(path, columns) if path.exists() or is_path(source) else hub_rows(source, split)
     try:
-        samples = _samples(islice(rows, limit), dict(columns or {}))
+        samples = _samples(islice(rows, limit), dict(columns or {}), lists)
     except OSError as error:
         said = error.strerror or " ".join(str(error).split()).rstrip(" .")
         raise A2SFError(f"{source} cannot be read: {said}.") from None
@@ -94,11 +99,14 @@ def content_hash(samples: Sequence[Sample]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, str]) -> list[Sample]:
+def _samples(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, str], lists: Collection[str]
+) -> list[Sample]:
+    fields = [field for field in FIELDS if field not in LISTS or field in {*lists, *columns}]
     samples: list[Sample] = []
     places: dict[str, str] = {}
     for place, row in rows:
-        found = {field: _column(place, row, field, columns) for field in FIELDS}
+        found = {field: _column(place, row, field, columns) for field in fields}
         context, question = (_text(place, row, found[field], field) for field in FIELDS[:2])
         answer, *others = _answers(place, row, found["answer"])
         own_id = row.get(found["id"]) if found["id"] else None
@@ -119,8 +127,8 @@ def _samples(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: dict[str, s
             )
         places[name] = place
         facts, choices = (
-            tuple(_texts(place, row, column, field)) if (column := found[field]) and row[column] else ()
-            for field in ("facts", "choices")
+            tuple(_texts(place, row, column, field)) if (column := found.get(field)) and row[column] else ()
+            for field in LISTS
         )
         samples.append(Sample(name, context, question, answer, tuple(others), facts, choices))
     return samples
@@ -142,6 +150,12 @@ def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str
         return None
     alike = likely or difflib.get_close_matches(field, free, n=1)
     remedy = f"pass --column {field}={alike[0]}" if alike else f"pass --column {field}=NAME"
+    if field in LISTS:
+        remedy = (
+            f"the task's metric asks for {field}, a list of texts: add them, {remedy}, or take another metric, in a "
+            "task file with 'include: TASK' and 'metric: rouge_l'"
+        )
+        raise A2SFError(f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}.")
     # A question under another name is not passed over: every sample would silently be asked nothing.
     raise A2SFError(
         f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}, or rename the column."

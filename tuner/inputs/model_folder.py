@@ -14,6 +14,7 @@ from tuner.choices import REFERENCE, SMOLLM2
 from tuner.inputs.gguf import gguf_file, smollm2_file
 from tuner.inputs.hub import HUB_NAME, hub_blocked
 from tuner.inputs.model_sizes import check_sizes, shards_of
+from tuner.inputs.quantised import check_quantised
 
 INDEX = "model.safetensors.index.json"
 # What a model needs of a Hub repository; leaves out second copies of the weights in other formats.
@@ -119,6 +120,7 @@ def check_config(folder: Path) -> None:
         raise A2SFError(f"{folder} is no model folder: it has no config.json (it has {found}).")
     config = _read_json(path)
     check_sizes(folder, config)
+    check_quantised(path, config)
 
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

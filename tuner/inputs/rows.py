@@ -16,7 +16,9 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.foreign import MEGABYTE, check_regular
 
 FIELDS = ("context", "question", "answer", "id", "facts", "choices")
-OPTIONAL = ("question", "id", "facts", "choices")
+LISTS = ("facts", "choices")
+"""Fields that only some metrics ask for; for others, columns of these names are the user's own affair."""
+OPTIONAL = ("question", "id")
 FILE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 # A name that ends so is a file that is not there, never a data set on the Hub.
 LOOKS_LIKE_FILE = (*FILE_SUFFIXES, ".json", ".ndjson", ".tsv", ".txt", ".gz", ".zip", ".xlsx", ".arrow")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +14,7 @@ from tuner.judging.grading import Grader
 from tuner.judging.intervals import Interval, Paired, paired_interval
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import Seen
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,18 @@ class Contest:
         """The same without an interval, with the KL."""
         return Look(self.kl(policy), Paired.of(self._differences(policy), self.contexts))
 
-    def largest_kl(self, policy: Policy) -> float:
-        """The largest that any of the splits sees: a search is too kind to what it found on its own samples."""
-        return max(float(engine.evaluate(policy).kl.mean()) for engine in self.engines)
+    def largest_kl(self, policy: Policy, most: float = math.inf) -> float:
+        """The largest that any of the splits sees: a search is too kind to what it found on its own samples.
+
+        Where that is over `most`, it is the figure of those samples that were enough to know it.
+        """
+        largest = 0.0
+        for engine in sorted(self.engines, key=lambda each: len(each.samples)):
+            seen = engine.race([policy], _beyond(most * len(engine.samples)))[0]
+            largest = max(largest, float(seen.losses.kl.mean()))
+            if largest > most:
+                break
+        return largest
 
     def kl(self, policy: Policy) -> float:
         """Mean KL to the full cache, nats per token: no text need be written for it."""
@@ -99,3 +111,8 @@ class Contest:
         """Points `[sample]` against the full cache."""
         full = Policy.full(self.engines[0].n_layers)
         return np.concatenate([100 * (self.grader(each, policy) - self.grader(each, full)) for each in self.engines])
+
+
+def _beyond(total_kl: float) -> Callable[[int, Seen], bool]:
+    """True once the samples seen alone have more KL than all of them may have."""
+    return lambda _place, seen: bool(seen.losses.kl.sum() > total_kl)

@@ -20,6 +20,8 @@ from tuner.judging.intervals import ERRORS_EACH_SIDE, Paired
 LEAST_KL = 1e-9
 """Nats per token; a policy that changes nothing at all has no logarithm."""
 RIDGE = 1e-6
+MOST_LOG_KL = 100.0
+"""No KL is larger."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,18 @@ class Expectation:
     def lost(self, kl: float) -> float:
         """Points that a policy of this KL is expected to lose."""
         return math.exp(self.intercept + self.slope * math.log(max(kl, LEAST_KL)))
+
+    def kl_losing(self, points: float) -> float:
+        """The largest KL that is expected to lose at most `points`; -inf where even the least loses more."""
+        if self.lost(LEAST_KL) > points:
+            return -math.inf
+        return math.exp(min((math.log(points) - self.intercept) / self.slope, MOST_LOG_KL)) if self.slope else math.inf
+
+    def provable(self, goal: float, n: int) -> float:
+        """Points that may be expected to be lost for `low` to be within `goal` points on `n` contexts."""
+        half = ERRORS_EACH_SIDE * math.sqrt(self.variance / (n + 1)) / 2
+        with_unseen = (math.sqrt(half**2 + goal) - half) ** 2  # goal = x^2 + 2 half x
+        return (with_unseen * (n + 1) - 2 * self.resolution) / n
 
     def low(self, kl: float, n: int) -> float:
         """About the lower end of its interval on `n` contexts, one unseen loss included: for planning."""

@@ -18,13 +18,15 @@ from tuner.measuring.engine import Engine
 from tuner.measuring.memory import allowed_memory
 from tuner.measuring.texts import Ends
 from tuner.search.dimensions import Dimensions
+from tuner.search.profiles import SHALLOW
 from tuner.settings import Settings
 
 TRIED = 8
 """Prompts that are read for it."""
-PROFILE, LOOKS, KLS, RUNGS = 50, 17, 250, 16
-"""Policies that are measured besides the trials, about: by the profile, and by the choice with texts (`LOOKS`) and
-without (`KLS`), and on the report samples."""
+PROFILE, DEEP_PROFILE, LOOKS, KLS, RUNGS, ALPHAS, LARGE_ALPHAS = 50, 16, 17, 25, 16, 24, 72
+"""Policies that are measured besides the trials, about: by the profile (of a model with more than `SHALLOW` layers
+fewer), by the choice with texts (`LOOKS`) and without (`KLS`), on the report samples, and, where the policy ranks by
+decayed attention, for the regressor of alpha on select and on search samples."""
 WITH_TEXTS = 4
 """Times what it costs to measure a policy, where its texts are written too."""
 
@@ -45,14 +47,16 @@ class Forecast:
 
 
 def forecast(
-    model: Any, parts: Parts[Encoded], bank: Sequence[ScoreRule], ends: Ends, trials: int, memory: int
-) -> Forecast:
+    model: Any, parts: Parts[Encoded], bank: Sequence[ScoreRule], ends: Ends, trials: int, memory: int,
+    writes: bool = True,
+) -> Forecast:  # fmt: skip
     """Read `TRIED` prompts and measure one policy on them.
 
     Args:
         bank: the rules that the search may choose from.
         ends: of the texts that the full cache writes.
         memory: bytes that may be used for prompts.
+        writes: whether the metric is one of text that is written.
     """
     some = parts.search[:TRIED]
     started = time.perf_counter()
@@ -65,11 +69,14 @@ def forecast(
     one = (time.perf_counter() - started) / len(some)
     search, select, report = len(parts.search), len(parts.select), len(parts.report)
     tokens = _tokens([*parts.search, *parts.select, *parts.report])
+    profile = PROFILE if engine.n_layers <= SHALLOW else DEEP_PROFILE
+    look = WITH_TEXTS if writes else 1
     seconds = {
         "reading": tokens * per_token,
-        "searching": (PROFILE + trials) * search * one,
-        "choosing": (LOOKS * WITH_TEXTS * (search + select) + KLS * select) * one,
-        "proving": RUNGS * WITH_TEXTS * report * one,
+        "searching": (profile + trials) * search * one,
+        "choosing": (LOOKS * look + KLS) * (search + select) * one,
+        "proving": RUNGS * look * report * one,
+        "fitting alpha": (LARGE_ALPHAS * search + ALPHAS * select) * one,
     }
     places = len(bank) * engine.n_layers * engine.n_kv_heads * 2  # int16, a place in the order of each rule
     return Forecast(seconds, tokens * (engine.bytes_per_token + places), memory)
@@ -89,10 +96,11 @@ def preview(settings: Settings, inputs: Inputs) -> str:
     bank = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules).bank
     memory = allowed_memory(settings.memory, model.device)
     grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
+    writes = grader.metric.needs_generation
     return "\n".join([
         f"Parts     {parts}{remark}",
         f"Power     {power_of(parts, task, settings.max_degradation)}",
-        str(forecast(model, parts, bank, grader.ends, settings.trials, memory)),
+        str(forecast(model, parts, bank, grader.ends, settings.trials, memory, writes)),
     ])  # fmt: skip
 
 

@@ -120,16 +120,18 @@ def climb(
         judged.append(contest.judge(rung))
         if not judged[-1].meets(contest.max_degradation):
             break
-    count.close()
     if ladder is None or judged[0].meets(contest.max_degradation):
+        count.close()
         holding = [each for each in judged if each.meets(contest.max_degradation)]
         return (Contender(holding[-1], True, contest.max_degradation) if holding else None), judged
     middle = ladder.rungs.index(ladder.around.proposal)
-    for rung in reversed(ladder.rungs[: middle + 1]):
+    for rung in count.each(reversed(ladder.rungs[: middle + 1])):
         hopeful = judged[0] if rung is ladder.rungs[0] else contest.judge(rung)
         judged.append(hopeful)
         if hopeful.difference.mean >= -contest.max_degradation:
+            count.close()
             return Contender(hopeful, False, -min(judged[0].difference.low, hopeful.difference.low)), judged
+    count.close()
     return None, judged
 
 
@@ -145,6 +147,7 @@ def prove(contest: Contest, search: Contest, choice: Choice, power: Power, watch
     """
     tuned, tried = climb(contest, choice.picked, watch.step("Proving"))
     known, _ = climb(contest, choice.known, watch.step("Proving known methods"))
+    watch.step("Comparing texts")
     if tuned is None and not tried and choice.finalists:
         nearest = min(choice.finalists, key=lambda estimate: estimate.lost)
         tried = [contest.judge(nearest.proposal)]

@@ -77,6 +77,10 @@ class PromptBatch:
         held += [tensor for text in self.texts for tensor in text.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
+    def lighter(self) -> PromptBatch:
+        """The same without what can be made again from the rest, for some time in every trial."""
+        return replace(self, texts=tuple(replace(text, full=text.full.lighter()) for text in self.texts))
+
     def to(self, device: torch.device | str) -> PromptBatch:
         """The same batch with its tensors on `device`."""
         own: dict[str, Any] = {
@@ -163,7 +167,7 @@ def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequenc
             held = _Sums(layer.sums[(slice(None), *own_place)], layer.values[own_place], half_lives)
             orders.append(_order(rule.rank(held), layer.keys.shape[2] - n))  # type: ignore[arg-type]
         new = torch.stack(orders, 1).to(layer.orders.dtype)  # [1, prompt, kv_head, key]
-        layers.append(replace(layer, orders=torch.cat([layer.orders, new]), sums=layer.sums[:0]))
+        layers.append(replace(layer, orders=torch.cat([layer.orders, new]), sums=layer.sums[:0].clone()))
     return replace(batch, layers=layers)
 
 

@@ -23,6 +23,7 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
 from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
+from tuner.measuring.head import Head
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -222,7 +223,7 @@ class Engine:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
                 logits = self.reader.follow_each(batch, masks, [(text.ids, text.valid) for text in batch.texts])
-                parts.append(_losses(batch, logits, [mask.sum(-1) for mask in masks]))
+                parts.append(_losses(batch, logits, self.reader.head, [mask.sum(-1) for mask in masks]))
             self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
         return self._by_kept_tokens[key]
@@ -236,7 +237,7 @@ class Engine:
         parts = []
         for batch in block:
             runs = [self.reader.follow_attached(batch, policy, text.ids, text.valid) for text in batch.texts]
-            parts.append(_losses(batch, [logits for logits, _ in runs], runs[0][1]))
+            parts.append(_losses(batch, [logits for logits, _ in runs], self.reader.head, runs[0][1]))
         return _join(parts)
 
     def _read_block(self, index: int) -> Block:
@@ -251,10 +252,10 @@ def by_gathering(policy: Policy) -> bool:
     return policy.evict == "prefill" and policy.decode_every is None
 
 
-def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch.Tensor]) -> Losses:
+def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], head: Head, kept: list[torch.Tensor]) -> Losses:
     """From logits `[batch, token, vocab]` along each text and, per layer, counts of kept tokens `[batch, kv_head]`."""
     shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
-    found = [TokenLosses.of(each, text) for each, text in zip(logits, batch.texts, strict=True)]
+    found = [TokenLosses.of(each, text, head) for each, text in zip(logits, batch.texts, strict=True)]
     return losses_of(found[0], found[1] if len(found) > 1 else None, shares.mean(0).cpu().numpy())
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+
+from tuner.measuring.head import Head
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,41 @@ class Seen:
 
 @dataclass(frozen=True)
 class FullAnswers:
-    """What the full cache says of the answers' tokens, padding left out.
+    """What the full cache says of a text's tokens, padding left out.
 
-    log_probs: `[answer_token, vocab]` float32. top: `[answer_token]`, the likeliest token.
+    top: int64 `[answer_token]`, the likeliest token. log_probs: float32 `[answer_token, vocab]`, of no tokens where
+    they are made again when needed. first: `[batch, vocab]`, logits that predict the first token. states:
+    `[batch, token - 1, width]`, of which the model's head makes the others; of no width where there are none, or they
+    are not the head's alone.
     """
 
-    log_probs: torch.Tensor
     top: torch.Tensor
+    log_probs: torch.Tensor
+    first: torch.Tensor
+    states: torch.Tensor
 
     @staticmethod
-    def of(logits: torch.Tensor) -> FullAnswers:
-        """From logits `[answer_token, vocab]` of any float dtype."""
-        log_probs = logits.float().log_softmax(-1)
-        return FullAnswers(log_probs, log_probs.argmax(-1))
+    def of(logits: torch.Tensor, valid: torch.Tensor, states: torch.Tensor) -> FullAnswers:
+        """From logits `[batch, token, vocab]` of any float dtype, bool `[batch, token]`, and `states`."""
+        log_probs = logits[valid].float().log_softmax(-1)
+        return FullAnswers(log_probs.argmax(-1), log_probs, logits[:, 0].clone(), states)
+
+    def lighter(self) -> FullAnswers:
+        """Without what can be made again."""
+        if not self.states.shape[-1]:
+            return self
+        return replace(self, log_probs=self.log_probs.new_zeros(0, self.log_probs.shape[-1]))
+
+    def all_log_probs(self, valid: torch.Tensor, head: Head) -> torch.Tensor:
+        """`log_probs`, made again where they are not held: bit for bit the same."""
+        if len(self.log_probs):
+            return self.log_probs
+        logits = torch.cat([self.first[:, None], head.logits(self.states)], 1)  # [batch, token, vocab]
+        return logits[valid].float().log_softmax(-1)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Both of them, in the order of the fields."""
-        return [self.log_probs, self.top]
+        """All of them, in the order of the fields."""
+        return [self.top, self.log_probs, self.first, self.states]
 
 
 @dataclass(frozen=True)
@@ -118,14 +138,15 @@ class TokenLosses:
     changed: np.ndarray
 
     @classmethod
-    def of(cls, logits: torch.Tensor, text: JudgedText) -> TokenLosses:
+    def of(cls, logits: torch.Tensor, text: JudgedText, head: Head) -> TokenLosses:
         """From logits `[batch, token, vocab]` of any float dtype that predict the tokens of `text`."""
+        full = text.full.all_log_probs(text.valid, head)  # [answer_token, vocab]
         log_probs = logits[text.valid].float().log_softmax(-1)  # [answer_token, vocab]
         top = log_probs.argmax(-1)  # [answer_token]
         targets = text.ids[text.valid]  # [answer_token]
         nll = -log_probs.gather(-1, targets[:, None])[:, 0]  # [answer_token]
-        difference = torch.sub(text.full.log_probs, log_probs, out=log_probs)  # in place: the vocabulary may be large
-        kl = torch.linalg.vecdot(text.full.log_probs.exp(), difference)  # [answer_token]
+        difference = torch.sub(full, log_probs, out=log_probs)  # in place: the vocabulary may be large
+        kl = torch.linalg.vecdot(full.exp(), difference)  # [answer_token]
 
         row = text.valid.nonzero()[:, 0].cpu().numpy()  # [answer_token]
         count = np.bincount(row)  # [batch]

@@ -20,6 +20,7 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
 from tuner.measuring.bank import Bank
 from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
+from tuner.measuring.head import Head
 from tuner.measuring.losses import FullAnswers, JudgedText
 
 Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], None]
@@ -37,6 +38,7 @@ class Reader:
         self.learn_from = tuple(learn_from)
         self._n_layers: int = model.config.get_text_config().num_hidden_layers
         self._cache_argument = cache_argument(model)
+        self.head = Head(model)
 
     def learn(self, own: Sequence[ScoreRule]) -> tuple[float, ...]:
         """Rank by one rule more for each layer from now on, and hold no sums. Returns the half-lives that were held."""
@@ -73,9 +75,10 @@ class Reader:
     def judged_along(self, batch: PromptBatch, texts: Sequence[Sequence[int]]) -> PromptBatch:
         """`batch` with one text more for each of its prompts, and what the full cache says of it."""
         ids, valid = pad(texts, batch.mask.device, left=False)
-        with answering(self.model):
+        with answering(self.model), self.head.states() as seen:
             logits = self.follow(batch, self.all_of(batch), ids, valid)  # [batch, token, vocab]
-        return replace(batch, texts=(*batch.texts, JudgedText(ids, valid, FullAnswers.of(logits[valid]))))
+        full = FullAnswers.of(logits, valid, self.head.behind(logits, seen))
+        return replace(batch, texts=(*batch.texts, JudgedText(ids, valid, full)))
 
     def all_of(self, batch: PromptBatch) -> list[torch.Tensor]:
         """What the full cache keeps: bool `[batch, kv_head, key]` per layer."""

@@ -15,6 +15,7 @@ Block = list[PromptBatch]
 class Store:
     """Blocks placed in order, device first, then host, as long as there is room; deterministic.
 
+    Where the device cannot take all blocks as they are, all are held without what can be made again from the rest.
     A block is kept only where another of its size can still be read beside it, because the block in hand needs memory
     too. The first one that fits nowhere ends the placing: it and all after it are read again each time.
 
@@ -35,20 +36,26 @@ class Store:
         self._read, self._count, self._device = read, count, device
         self._on_device: list[Block] = []
         self._on_host: list[Block] = []
-        on_device = on_host = 0
+        self._is_light = False
         for index in range(count):
             block = read(index)
-            size = nbytes(block)
-            in_hand = size if index + 1 < count or self._on_host else 0
-            if not self._on_host and on_device + size + in_hand <= room.device:
+            in_hand = nbytes(block) if index + 1 < count else 0
+            if not self._is_light and not self._fits(block, in_hand, room):
+                self._is_light = True
+                self.change(_lighter)
+            if self._is_light:
+                block = _lighter(block)
+            if self._fits(block, in_hand, room):
                 self._on_device.append(block)
-                on_device += size
-            elif on_host + size <= room.host:
+            elif sum(map(nbytes, self._on_host)) + nbytes(block) <= room.host:
                 self._on_host.append([batch.to("cpu") for batch in block])
-                on_host += size
             else:
                 break
             del block  # on the device it would stand beside the one that is read next
+
+    def _fits(self, block: Block, in_hand: int, room: Room) -> bool:
+        """True if `block` can stand on the device, beside one of `in_hand` bytes."""
+        return not self._on_host and sum(map(nbytes, self._on_device)) + nbytes(block) + in_hand <= room.device
 
     @property
     def n_stored(self) -> int:
@@ -74,6 +81,10 @@ class Store:
         if index < self.n_stored:
             return [batch.to(self._device) for batch in self._on_host[index - on_device]]
         return self._read(index)
+
+
+def _lighter(block: Block) -> Block:
+    return [batch.lighter() for batch in block]
 
 
 def nbytes(block: Block) -> int:

@@ -1,120 +1,13 @@
-"""What a user sees: how far a run is, and the last lines."""
+"""What a user sees when a run is over: the last lines."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
-from rich.text import Text
 
 from a2sf_core.cuts import CONTEXT
 from tuner.judging.verdict import share
-from tuner.printing import printable
 from tuner.reporting.result import Result
-from tuner.watch import Progress, Watch
-
-SECONDS_BETWEEN_LINES = 5.0
-
-
-def screen() -> Console:
-    """Where a run is shown. Titles, labels and paths are the user's own words, so that nothing in them is markup."""
-    return _Screen(markup=False, emoji=False, highlight=False)
-
-
-class _Screen(Console):
-    """Writes out what would be a command to the terminal, in lines and in the cells of tables."""
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(printable(text), **how)
-
-
-@contextmanager
-def watching(console: Console) -> Iterator[Watch]:
-    """A watch for `tuner.tune`: bars with the time left on a terminal, plain lines where the output is piped."""
-    if not console.is_terminal:
-        lines = Lines(lambda text: console.print(text, soft_wrap=True))
-        try:
-            yield lines
-        finally:  # an interruption too says how far it came
-            lines.close()
-        return
-    columns = (
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console) as bars:
-        yield _OnTerminal(bars)
-
-
-class _OnTerminal:
-    """A `Watch` of bars, one per step."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-
-    def step(self, name: str) -> Progress:
-        row = self._bars.add_task(name, total=None)
-        return lambda done, total: self._bars.update(row, completed=done, total=total)
-
-    def say(self, text: str) -> None:
-        self._bars.console.print(text)
-
-
-class Lines:
-    """A `Watch` of plain lines: one every few seconds of a step, and one at its end.
-
-    Args:
-        write: called with each line.
-        clock: seconds, as of `time.monotonic`.
-    """
-
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._write, self._clock = write, clock
-        self._unsaid = ""
-
-    def step(self, name: str) -> Progress:
-        """A step begins; what the one before has not said yet is said now."""
-        self.close()
-        began = said = self._clock()
-        ended = False
-
-        def progress(done: int, total: int) -> None:
-            nonlocal said, ended
-            if ended:  # a step may tell its end twice
-                return
-            ended = done >= total
-            now = self._clock()
-            left = (now - began) / done * (total - done) if done else 0.0
-            self._unsaid = f"{name} {done}/{total}" + (f", {_clock_time(left)} left" if 0 < done < total else "")
-            if now - said >= SECONDS_BETWEEN_LINES:
-                said = now
-                self.close()
-
-        return progress
-
-    def say(self, text: str) -> None:
-        """One line."""
-        self.close()
-        self._write(text)
-
-    def close(self) -> None:
-        """Say how the last step ended, if that was not said."""
-        if self._unsaid:
-            self._write(self._unsaid)
-        self._unsaid = ""
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"
 
 
 def show(console: Console, result: Result) -> None:

@@ -19,7 +19,7 @@ from tuner.measuring.engine import Engine
 from tuner.search.learning import learned_rules
 from tuner.search.profiles import JUDGED_AT
 from tuner.search.space import Space
-from tuner.watch import Watch
+from tuner.watch import Count, Watch
 
 LEARNED_FILE = "learned.json"
 FEWEST = 12
@@ -80,8 +80,10 @@ def learn(engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
     rules = learned_rules(engine, set(shuffled[n // JUDGES :].tolist()), watch.step("Learning to forget"))
     engine.learn(rules)
     richer = Space.of(space, space.profile, rules)
-    pairs = {name: [_kl(engine, _policy(richer, name, budget), judges) for budget in JUDGED_AT]
-             for name in (space.fixed[0], LEARNED)}  # fmt: skip
+    names = (space.fixed[0], LEARNED)
+    count = Count(watch.step("Comparing forgetting"), len(names) * len(JUDGED_AT))
+    pairs = {name: [_kl(engine, _policy(richer, name, budget), judges) for budget in count.each(JUDGED_AT)]
+             for name in names}  # fmt: skip
     half_life, learned = pairs.values()
     figures = {name: " and ".join(f"{kl:.3f}" for kl in pair) for name, pair in pairs.items()}
     at = " and ".join(f"{budget:.0%}" for budget in JUDGED_AT)

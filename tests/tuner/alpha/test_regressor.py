@@ -31,7 +31,7 @@ def table(seed: int, inputs: int, best: float | None, scales: tuple[float, ...] 
 def judged(best: float | None, alpha_matters: bool = True) -> AlphaModel:
     train = table(0, 120, best)
     deciding, proving = table(1, 80, best, (1.0,)), table(2, 80, best, (1.0,))
-    return judge(train, _fit_surface(train, 0.1), deciding, proving, 0, alpha_matters)
+    return judge(train, _fit_surface(train, 0.1), deciding, lambda: proving, 0, alpha_matters)
 
 
 def test_a_rule_in_the_length_is_found_and_survives_json() -> None:

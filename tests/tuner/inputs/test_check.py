@@ -79,16 +79,38 @@ def test_a_metric_of_the_users_own_is_tried_before_anything_is_searched(
 @pytest.mark.parametrize(
     ("metric", "row", "said"),
     [
-        ("accuracy", {}, "Sample 'a' has 0 choices for the metric accuracy; give it a column 'choices'"),
+        ("accuracy", {}, "x.jsonl line 1 has no column 'choices' (it has id, context, question, answer); the task's"),
+        ("accuracy", {"options": ["x", "z"]}, "pass --column choices=options"),
+        (
+            "accuracy",
+            {"choices": ["x"]},
+            "Sample 'a' has 1 choices for the metric accuracy; give it a column 'choices'",
+        ),
         ("accuracy", {"choices": ["x", "y"]}, "the right one among them"),
-        ("facts", {}, "Sample 'a' has no facts for the metric facts; give it a column 'facts'"),
+        ("facts", {}, "asks for facts, a list of texts: add them, pass --column facts=NAME, or take another metric"),
+        ("facts", {"facts": "z"}, "x.jsonl line 1: column 'facts' is text; expected a list of texts"),
+        ("facts", {"facts": None}, "Sample 'a' has no facts for the metric facts; give it a column 'facts'"),
     ],
 )
 def test_what_a_metric_needs_of_every_sample_is_asked_for_first(
-    tmp_path: Path, metric: str, row: dict[str, list[str]], said: str
+    tmp_path: Path, metric: str, row: dict[str, object], said: str
 ) -> None:
     data, task = tmp_path / "x.jsonl", tmp_path / "mine.yaml"
     data.write_text(json.dumps({"id": "a", "context": "c", "question": "q", "answer": "z", **row}) + "\n")
     task.write_text(f"include: knowledge.yaml\nmetric: {metric}\n")
     with pytest.raises(A2SFError, match=re.escape(said)):
         check(Settings(str(task), 5, data=str(data)))
+
+
+def test_columns_that_no_metric_asks_for_are_the_users_own(tmp_path: Path) -> None:
+    """They are called so in many data sets, and hold texts, numbers or objects there."""
+    data = tmp_path / "x.jsonl"
+    row = {"context": "c", "question": "q", "answer": "z", "facts": "a text", "choices": {"a": 1}, "options": 4}
+    data.write_text(json.dumps(row) + "\n")
+    (sample,) = check(Settings("knowledge", 5, data=str(data))).samples
+    assert (sample.answer, sample.facts, sample.choices) == ("z", (), ())
+    with pytest.raises(A2SFError, match="column 'facts' is text; expected a list of texts"):
+        check(Settings("knowledge", 5, data=str(data), columns={"facts": "facts"}))
+    data.write_text(json.dumps(row | {"facts": ["z"]}) + "\n")
+    (sample,) = check(Settings("summarisation", 5, data=str(data))).samples
+    assert sample.facts == ("z",)

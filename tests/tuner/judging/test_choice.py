@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from tests.tuner.models import samples, tiny
-from tuner.judging.choice import BUDGET_STEPS, Choice, Planner, choose
+from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest, Proposal
 from tuner.judging.expectation import Expectation
+from tuner.judging.ladder import BUDGET_STEPS, RUNGS, Planner
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
@@ -87,3 +89,24 @@ def test_a_shape_that_cannot_beat_the_best_costs_one_look(contest: Contest) -> N
     assert both is not None
     assert both.around == alone.around
     assert own.estimate(Proposal.of(H2O, 0.3)).cache_fraction == contest.cache_fraction(H2O.at(0.3))
+
+
+def test_a_shape_that_is_far_worse_is_not_measured_to_the_end(contest: Contest) -> None:
+    seen = Engine(tiny("llama"), samples(40), block_size=10, bank=Space("bump", False, 3).bank)
+    own = planner(replace(contest, engines=(seen,)), 12.0, 400)
+    worse = Shape("worse", lambda budget: H2O.at(budget / 8))
+    good = own.expectation.kl_losing(own.expectation.provable(12.0, 400))
+    best = own.smallest([H2O], good)
+    before = seen.passes
+    assert own.smallest([H2O, worse], good) == best
+    assert 1 <= seen.passes - before < seen.n_blocks
+
+
+def test_rungs_read_off_a_curve_lose_about_what_they_should(chosen: tuple[Choice, Contest]) -> None:
+    choice, seen = chosen
+    assert choice.known is not None
+    middle = choice.known.around
+    for rung in choice.known.rungs:
+        lost = choice.expectation.lost(seen.largest_kl(rung.policy))
+        aimed = min((share * middle.lost for share in (1.0, *RUNGS)), key=lambda share: abs(math.log(share / lost)))
+        assert lost == pytest.approx(aimed, rel=0.5)

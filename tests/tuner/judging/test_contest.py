@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from a2sf_core.policy import Policy
-from tests.tuner.models import samples
+from tests.tuner.models import samples, tiny
 from tuner.judging.contest import Contest, Proposal
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
+from tuner.search.space import Space
 
 H2O = Shape.of_baseline(BASELINES[0], 3)
 
@@ -49,3 +50,13 @@ def test_samples_on_one_context_are_drawn_together(contest: Contest) -> None:
     shared = replace(contest, engines=(Engine(engine.model, pairs, bank=engine.reader.bank.shared),))
     assert len(np.unique(shared.contexts)) == 20
     assert shared.look(H2O.at(0.2)).paired.n_contexts == 20
+
+
+def test_a_kl_beyond_the_most_allowed_is_known_from_fewer_samples(contest: Contest) -> None:
+    policy = H2O.at(0.05)
+    engine = Engine(tiny("llama"), samples(40), block_size=10, bank=Space("bump", False, 3).bank)
+    fresh = replace(contest, engines=(engine,))
+    whole = contest.largest_kl(policy)
+    assert fresh.largest_kl(policy, whole / 8) > whole / 8
+    assert engine.passes < engine.n_blocks
+    assert fresh.largest_kl(policy, whole * 1.01) == pytest.approx(whole)

@@ -41,3 +41,19 @@ def test_the_foreseen_end_of_an_interval_is_about_what_samples_show() -> None:
         paired = Paired.of(-100.0 * (rng.random(400) < 0.02)).with_unseen(100.0)
         lows.append(paired.mean - 1.96 * paired.spread / np.sqrt(401))
     assert expectation.low(0.01, 400) == pytest.approx(np.mean(lows), rel=0.1)
+
+
+@pytest.mark.parametrize("slope", [0.3, 0.8, 2.0])
+def test_the_largest_kl_for_a_goal_is_where_the_goal_is_met(slope: float) -> None:
+    expectation = Expectation(2.0, slope, 300.0, 1.0)
+    kl = expectation.kl_losing(3.0)
+    assert expectation.lost(kl) == pytest.approx(3.0)
+    provable = expectation.provable(5.0, 100)
+    assert expectation.low(expectation.kl_losing(provable), 100) == pytest.approx(-5.0)
+
+
+def test_where_nothing_is_good_enough_no_kl_is() -> None:
+    assert Expectation(5.0, 0.0, 300.0, 1.0).kl_losing(3.0) == -np.inf
+    assert Expectation(1.0, 0.0, 300.0, 1.0).kl_losing(3.0) == np.inf
+    whole_answers = Expectation(5.0, 0.8, 300.0, 100.0)
+    assert whole_answers.kl_losing(whole_answers.provable(1.0, 20)) == -np.inf  # one unseen loss is more than a point

@@ -20,7 +20,7 @@ def test_what_is_held_is_counted_over_all_prompts() -> None:
     tokens = sum(len(sample.prompt_ids) for sample in made)
     keys_and_values = 2 * 3 * 2 * 8 * 4  # layers, KV heads, dimensions, float32
     assert found.held == tokens * (keys_and_values + len(BANK) * 3 * 2 * 2)
-    assert list(found.seconds) == ["reading", "searching", "choosing", "proving"]
+    assert list(found.seconds) == ["reading", "searching", "choosing", "proving", "fitting alpha"]
     assert all(seconds > 0 for seconds in found.seconds.values())
 
 

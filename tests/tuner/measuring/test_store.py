@@ -80,5 +80,6 @@ def test_bytes_are_those_of_the_tensors() -> None:
     own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 2 * 8 + batch.first_logits.numel() * 4
     (text,) = batch.texts
     answers = text.ids.numel() * 9 + int(text.valid.sum()) * (97 * 4 + 8)
+    answers += (2 * 97 + text.full.states.shape[1] * 2 * 32) * 4  # to make the log-probabilities again
     assert nbytes([batch]) == own + answers
     assert small.bytes_per_token == 3 * 2 * 2 * 8 * 4

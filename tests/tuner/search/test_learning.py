@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.rules.learned import Learned
+from tests.core import models
 from tests.tuner.models import samples, tiny
 from tuner.choices import LEARNED
 from tuner.measuring.answers import answering
@@ -107,11 +108,17 @@ def test_gathered_equals_attached(rules: tuple[Learned, ...], budget: Any, memor
             assert np.abs(getattr(found, name) - getattr(really_run, name)).max() < 1e-4, name
 
 
-def test_opt_learns_too() -> None:
-    learned = learned_rules(engine_of(tiny("opt"), 6), range(6), silent)
-    policy = Policy(tuple(LayerPolicy(rule, 0.4) for rule in learned))
-    engine = Engine(tiny("opt"), samples(6), own=learned)
-    assert np.abs(engine.evaluate(policy).nll - engine.evaluate_directly(policy).nll).max() < 1e-4
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_gathered_equals_attached_in_every_family(family: str) -> None:
+    model = models.build(family)
+    learner = engine_of(model, 6)
+    learned = learned_rules(learner, range(6), silent)
+    learner.learn(learned)
+    policy = Policy(tuple(LayerPolicy(rule, 0.4, 0.25, 1) for rule in learned))
+    found, really_run = learner.evaluate(policy), learner.evaluate_directly(policy)
+    for name in ("nll", "kl", "own_kl", "cache_fraction"):
+        assert np.abs(getattr(found, name) - getattr(really_run, name)).max() < 1e-4, name
+    assert found.kl.mean() > 0.001
 
 
 def test_a_lesson_is_judged_on_samples_that_it_has_not_seen_and_offered_where_it_wins(tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""What budgets per KV head and learned forgetting are worth, and whether what one task taught holds on another.
+
+    python -m benchmarks.lessons --model reference --source summarisation 256 1024 --source chat 256 1024
+    python -m benchmarks.lessons --source meet.yaml meetings.jsonl 500 1000 --source knowledge-chat 500 1000
+    python -m benchmarks.lessons --source knowledge-chat 400 600 --source knowledge-chat 1900 2100   # short and long
+
+Each source (a task, a file of its samples if not its own, and the length of its prompts in tokens) teaches what a study
+would learn of it: the profile that `a2sf-tune` itself chooses on --learn prompts, the one half-life that suits them
+best, and a forgetting rule for every layer. On --measure other prompts of each source, at the same budgets, as ratios
+of KL to the full cache (mean of both texts, paired over contexts, 95 %; below 1 the first is better): budgets per head
+over budgets per layer, learned forgetting over the one half-life, and every other source's lesson over their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from a2sf_core import LayerPolicy, Policy
+from a2sf_core.rules.attention import Decay
+from a2sf_core.rules.base import ScoreRule
+from benchmarks.heads import chosen
+from benchmarks.lab import console, report
+from benchmarks.peers_prompts import task_of
+from benchmarks.peers_report import Triple, ratio_interval
+from studies.samples import bundled_samples
+from tuner.choices import SMOLLM2
+from tuner.inputs.data import load_samples
+from tuner.inputs.encoding import Encoded, encode
+from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.tasks import Task
+from tuner.judging.grading import Grader
+from tuner.measuring.engine import Engine
+from tuner.measuring.texts import Ends
+from tuner.search.allocation import as_share
+from tuner.search.dimensions import Dimensions
+from tuner.search.learning import LEARNED_FROM, learned_rules
+from tuner.search.profile import Profile
+from tuner.search.profile_part import Part
+from tuner.search.profiles import HALF_LIVES_TRIED, find_profile
+from tuner.search.reconstruction import RECENT, SINK
+from tuner.watch import Silent, silent
+
+BUDGETS = (0.1, 0.2, 0.4)
+CHOSEN_AT = 0.2
+"""The budget at which the one half-life of a source is chosen."""
+DRAWN = 4
+"""Times as many bundled samples are drawn as are needed: some have contexts or lengths that do not suit."""
+FULL, PER_LAYER, PER_HEAD, LEARNED = "full cache", "per layer", "per head", "learned"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Prompts to learn from and others to measure on, none with a context of the others."""
+
+    name: str
+    learn: list[Encoded]
+    measure: list[Encoded]
+    ends: Ends
+
+    @classmethod
+    def of(cls, given: Sequence[str], model: Any, tokenizer: Any, n_learn: int, n_measure: int, seed: int) -> Source:
+        """From the words of one --source."""
+        task, tokens = task_of(given[0]), (int(given[-2]), int(given[-1]))
+        count = n_learn + n_measure
+        drawn = (
+            load_samples(given[1]) if len(given) == len(("task", "data", "low", "high")) else _own(task, tokens, count)
+        )
+        some = chosen(encode(drawn, tokenizer, task, max_tokens(model, tokenizer)), tokens, count, seed)
+        ends = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop).ends
+        return cls(f"{task.name}, {tokens[0]} to {tokens[1]} tokens", some[:n_learn], some[n_learn:], ends)
+
+
+def _own(task: Task, tokens: tuple[int, int], count: int) -> Sequence[Any]:
+    assert task.samples is not None
+    return bundled_samples(task.samples.model_copy(update={"tokens": tokens}), DRAWN * count)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a source teaches."""
+
+    profile: Profile
+    half_life: float
+    rules: Sequence[ScoreRule]
+
+    @classmethod
+    def of(cls, source: Source, model: Any, limit: int, seed: int) -> Lesson:
+        """Read the source's prompts to learn from."""
+        engine = Engine(model, source.learn, ends=source.ends, learn_from=LEARNED_FROM)
+        dimensions = Dimensions("profile", True, engine.n_layers)
+        profile = find_profile(engine, dimensions, limit, Part(), seed, Silent()).used
+        budgets = profile.budgets(CHOSEN_AT)
+        losses = {h: engine.evaluate(policy(budgets, [Decay(h)] * engine.n_layers)).kl.mean() for h in HALF_LIVES_TRIED}
+        rules = learned_rules(engine, range(len(source.learn)), silent)
+        return cls(profile, min(losses, key=lambda half_life: float(losses[half_life])), rules)
+
+    def policies(self, budget: float) -> dict[str, Policy]:
+        """At one budget: per layer and per head with the one half-life, and per head with learned forgetting."""
+        shares = self.profile.budgets(budget)  # [layer, kv_head]
+        one = [Decay(self.half_life)] * len(shares)
+        by_layer = np.broadcast_to(shares.mean(-1, keepdims=True), shares.shape)
+        return {PER_LAYER: policy(by_layer, one), PER_HEAD: policy(shares, one), LEARNED: policy(shares, self.rules)}
+
+
+def policy(shares: np.ndarray, rules: Sequence[ScoreRule]) -> Policy:
+    """Budgets `[layer, kv_head]` with a rule for each layer."""
+    layers = zip(rules, shares, strict=True)
+    return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for rule, row in layers))
+
+
+def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float], np.ndarray]:
+    """KL `[prompt]` of the lesson's policies on the prompts that `source` measures, by policy and budget."""
+    engine = Engine(model, source.measure, ends=source.ends, own=lesson.rules)
+    return {
+        (name, budget): engine.evaluate(each).kl for budget in BUDGETS for name, each in lesson.policies(budget).items()
+    }
+
+
+def _said(found: Triple) -> str:
+    mean, low, high = found
+    tie = " tie" if low <= 1 <= high else ""
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]{tie}"
+
+
+def main() -> None:
+    """Parse the command line, learn, measure, print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default=SMOLLM2)
+    parser.add_argument("--source", nargs="+", action="append", required=True, help="TASK [DATA] LOW HIGH")
+    parser.add_argument("--learn", type=int, default=24)
+    parser.add_argument("--measure", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    model, tokenizer = load_model(options.model, "cpu")
+    limit = max_tokens(model, tokenizer)
+    given = (options.learn, options.measure, options.seed)
+    sources = [Source.of(words, model, tokenizer, *given) for words in options.source]
+    lessons = []
+    for source in sources:
+        lessons.append(Lesson.of(source, model, limit, options.seed))
+        console.print(f"{source.name}: profile of {lessons[-1].profile.kind}, half-life {lessons[-1].half_life:g}")
+    table = Table(
+        "measured on", "learned from", "cache", "KL, learned", "head / layer", "learned / one half-life", "/ own"
+    )
+    for target in sources:
+        contexts = np.array([each.context_key for each in target.measure])
+        found = [losses(model, target, lesson) for lesson in lessons]
+        own = found[sources.index(target)]
+        for source, each in zip(sources, found, strict=True):
+            for budget in BUDGETS:
+                kl = {name: each[name, budget] for name in (PER_LAYER, PER_HEAD, LEARNED)}
+                row: dict[str, Any] = {
+                    "on": target.name, "from": source.name, "budget": budget, "n": len(contexts),
+                    "kl": float(kl[LEARNED].mean()),
+                    "head_over_layer": ratio_interval(kl[PER_HEAD], kl[PER_LAYER], contexts),
+                    "learned_over_one": ratio_interval(kl[LEARNED], kl[PER_HEAD], contexts),
+                    "over_own": ratio_interval(kl[LEARNED], own[LEARNED, budget], contexts),
+                }  # fmt: skip
+                report("lessons", row)
+                ratios = [_said(row[name]) for name in ("head_over_layer", "learned_over_one", "over_own")]
+                table.add_row(target.name, source.name, f"{budget:.0%}", f"{row['kl']:.3f}", *ratios)
+    console.width = 170
+    console.print(table)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

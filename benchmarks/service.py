@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,15 @@ async def ask(port: int, token: str, body: bytes, rate: float, seconds: float) -
     return sorted(took)
 
 
+def wait_for(port: int) -> None:
+    """Until somebody listens there."""
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+
+
 def cpu_seconds(pid: int) -> float:
     """Processor time of a process so far: it does not hang on what else the machine does."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -89,7 +99,7 @@ def main() -> None:
         port = free_port()
         bare = subprocess.Popen([sys.executable, "-c", BARE, str(port)], stdout=subprocess.DEVNULL)
         try:
-            time.sleep(8)
+            wait_for(port)
             for _ in range(given.rounds):
                 servers = (("bare FastAPI route", port, bare.pid), ("/v1/suggest", service.port, service.process.pid))
                 for name, where, pid in servers:

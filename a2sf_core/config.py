@@ -146,9 +146,7 @@ class A2SFConfig:
         Raises:
             A2SFError: if there is no such file, it is not JSON (with the line), or its content is not valid.
         """
-        file = Path(path)
-        if _is_folder(file):
-            file = file / FILE_NAME
+        file = config_file(Path(path))
         text = read_text(file, "the policy", f"give a folder that holds {FILE_NAME} or the file itself.", MAX_BYTES)
         return cls.from_dict(parse_json(text, str(file), "mend it there or export the file again."), str(file))
 
@@ -165,6 +163,13 @@ class A2SFConfig:
                 f"this policy was tuned for another model: {'; '.join(differs)}. Tune for this model instead."
             )
 
+    @property
+    def doubt(self) -> str:
+        """What to warn of where the evidence says that the policy is not proven; empty where it is."""
+        status = self.evidence.get("status", PROVEN)
+        said = f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}"
+        return "" if status == PROVEN else said.strip()
+
     def attach(self, model: Any) -> AbstractContextManager[Any]:
         """`with config.attach(model): model.generate(...)`; see `a2sf_core.switch.attach`.
 
@@ -175,15 +180,16 @@ class A2SFConfig:
             A2SFError: if the model has another shape, saying what differs.
         """
         self.check_fits(model)
-        if (status := self.evidence.get("status", PROVEN)) != PROVEN:
-            warn_once(f"The A2SF policy for task {self.task!r} is {status}. {self.evidence.get('verdict', '')}".strip())
+        if self.doubt:
+            warn_once(self.doubt)
         from a2sf_core.switch import attach  # here, so that a config can be read without torch
 
         return attach(self.policy, model, self.cut)
 
 
-def _is_folder(path: Path) -> bool:
+def config_file(path: Path) -> Path:
+    """`path` itself, or a2sf_config.json in it if it is a folder."""
     try:
-        return path.is_dir()
+        return path / FILE_NAME if path.is_dir() else path
     except OSError:  # a loop of links, of which reading will tell
-        return False
+        return path

@@ -7,7 +7,7 @@ from a2sf_core.errors import warn_once
 PROMPT, CONTEXT = "prompt", "context"
 CUTS = (PROMPT, CONTEXT)
 
-_AFTER_THE_PROMPT = (
+AFTER_THE_PROMPT = (
     "This A2SF policy was tuned for a context that is cut before its question is known, and here the whole prompt was "
     "read first; read the context with a2sf_core.read_context, or tune with --cut prompt."
 )
@@ -25,6 +25,6 @@ def note_cut(tuned_for: str | None, is_last: bool) -> None:
         is_last: whether what follows stays, as behind a context.
     """
     if tuned_for == CONTEXT and not is_last:
-        warn_once(_AFTER_THE_PROMPT)
+        warn_once(AFTER_THE_PROMPT)
     if tuned_for == PROMPT and is_last:
         warn_once(_BEFORE_THE_QUESTION)

@@ -2,8 +2,10 @@
 
     python -m benchmarks.serving                                   # SmolLM2, H2O at 20 %
     python -m benchmarks.serving --config runs/TASK-MODEL          # a tuned policy
+    python -m benchmarks.serving --shadow                          # and the full cache with the policy as its shadow
 
-All requests come at once. Figures are of this machine and this run; the ratios are what to look at.
+All requests come at once. Figures are of this machine and this run; the ratios are what to look at,
+and those of processor time on a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from a2sf_core import A2SFConfig, Policy, attach
 from a2sf_core.serve.cost import CacheCost
 from a2sf_core.serve.engine import Engine
 from a2sf_core.serve.job import Ended, Event, Failed, Job, Piece
+from a2sf_core.serve.served import SHADOW, Configs, Served
 from tuner.choices import parse_bytes
 from tuner.inputs.models import load_model
 
@@ -43,6 +46,7 @@ class Measured:
 
     name: str
     seconds: float = 0.0
+    processor: float = 0.0
     at_once: int = 1
     largest: int = 0
     firsts: list[float] = field(default_factory=list)
@@ -50,8 +54,9 @@ class Measured:
     def row(self, tokens: int, stock: float) -> str:
         p95 = sorted(self.firsts)[max(0, round(0.95 * len(self.firsts)) - 1)]
         return (
-            f"{self.name:<26} {self.seconds:7.1f} s {tokens / self.seconds:7.1f} tok/s {stock / self.seconds:6.2f} x "
-            f"{self.at_once:4d} at once {p95:7.1f} s p95 first {self.largest / 2**20:8.1f} MiB at most"
+            f"{self.name:<28} {self.seconds:7.1f} s {tokens / self.seconds:7.1f} tok/s {stock / self.seconds:6.2f} x "
+            f"{self.processor:7.1f} s of processor {self.at_once:4d} at once {p95:7.1f} s p95 first "
+            f"{self.largest / 2**20:8.1f} MiB at most"
         )
 
 
@@ -82,7 +87,7 @@ def load(tokenizer: Any, count: int, shortest: int, longest: int, most: int) -> 
 
 def one_by_one(model: Any, requests: Sequence[Request]) -> Measured:
     """Unmodified transformers, as a sequential server runs it, without the server."""
-    measured, began = Measured("stock, one by one"), time.monotonic()
+    measured, began, processor = Measured("stock, one by one"), time.monotonic(), time.process_time()
     for request in requests:
         streamer = FirstToken()
         settings = GenerationConfig(
@@ -93,18 +98,18 @@ def one_by_one(model: Any, requests: Sequence[Request]) -> Measured:
         measured.firsts.append(streamer.times[1] - began)
         held = CacheCost.of(model, Policy.full(model.config.num_hidden_layers)).full(len(request.ids) + request.most)
         measured.largest = max(measured.largest, held)
-    measured.seconds = time.monotonic() - began
+    measured.seconds, measured.processor = time.monotonic() - began, time.process_time() - processor
     return measured
 
 
 def together(
-    name: str, model: Any, tokenizer: Any, policy: Policy, requests: Sequence[Request], memory: int, piece: int
+    name: str, model: Any, tokenizer: Any, served: Served, requests: Sequence[Request], memory: int, piece: int
 ) -> Measured:
     """The engine under one memory; what is held is measured on the tensors whenever a piece of text comes."""
     measured, ended = Measured(name), Semaphore(0)
-    with attach(policy, model):
-        engine = Engine(model, tokenizer, policy, memory, piece=piece)
-        began = time.monotonic()
+    with attach(served.policy, model):
+        engine = Engine(model, tokenizer, Configs(served), memory, piece=piece)
+        began, processor = time.monotonic(), time.process_time()
 
         def job(request: Request) -> Job:
             def tell(event: Event) -> None:
@@ -124,7 +129,7 @@ def together(
             engine.submit(job(request))
         for _ in requests:
             ended.acquire()
-        measured.seconds = time.monotonic() - began
+        measured.seconds, measured.processor = time.monotonic() - began, time.process_time() - processor
         engine.close()
     return measured
 
@@ -144,6 +149,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, nargs=2, default=(200, 800), metavar=("SHORTEST", "LONGEST"))
     parser.add_argument("--answer", type=int, default=96, help="tokens at most; half of it at least")
     parser.add_argument("--piece", type=int, default=512)
+    parser.add_argument("--shadow", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -160,7 +166,10 @@ def main() -> None:
           f"{given.memory} for all caches, {given.threads} thread(s)", flush=True)  # fmt: skip
     stock = one_by_one(model, requests)
     print(stock.row(tokens, stock.seconds), flush=True)
-    for what, how in (("full cache", Policy.full(n_layers)), (name, policy)):
+    ways = [("full cache", Served(Policy.full(n_layers))), (name, Served(policy))]
+    if given.shadow:
+        ways.append(("full cache, shadow beside it", Served(policy, SHADOW)))
+    for what, how in ways:
         measured = together(what, model, tokenizer, how, requests, memory, given.piece)
         print(measured.row(tokens, stock.seconds), flush=True)
 

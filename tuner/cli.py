@@ -37,6 +37,8 @@ app = typer.Typer(
 )
 
 
+NOT_PROVEN = "What the run has proven is not proven there: measure it again."
+
 Columns = Annotated[
     list[str] | None,
     typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
@@ -205,17 +207,53 @@ def suggest(
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder or a2sf_config.json.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What is made: a new folder, or an earlier export.")],
-    model: Annotated[str, typer.Option(help="The model that the run tuned: 'reference', a folder, a name on the Hub.")],
-    format: Annotated[str, typer.Option(help="transformers: weights, policy and custom_generate/.")] = "transformers",
+    format: Annotated[
+        str,
+        typer.Option(help="transformers: weights, policy and custom_generate/; openvino or kvpress: the nearest "
+                          "settings, as Python and JSON, and what they lose."),
+    ] = "transformers",
+    model: Annotated[
+        str | None, typer.Option(help="For transformers, the model that the run tuned: a folder, a name on the Hub.")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking them.")] = False,
-) -> None:
-    """Make a folder that `transformers serve` and `from_pretrained` prune with."""
-    from tuner.serving.export import FORMATS, export_transformers
+    tokens: Annotated[
+        int, typer.Option(help="Length of a prompt, for openvino, which knows no shares of it.", min=2)
+    ] = 1000,
+) -> None:  # fmt: skip
+    """Take a policy to another engine: a folder that `transformers serve` prunes with, or the nearest settings."""
+    from tuner.serving.export import FORMATS, export_nearest, export_transformers
 
     check_choice("--format", format, FORMATS)
     quiet_libraries()
+    if format != "transformers":
+        paths, found = export_nearest(run, folder, format, tokens)
+        said = [*map(str, paths), *(f"Lost: {each}" for each in found.lost), NOT_PROVEN]
+        typer.echo(printable("\n".join(said)))
+        return
+    if model is None:
+        raise A2SFError("--format transformers links the weights into the folder; give the model with --model.")
     made = export_transformers(run, folder, model, copy)
     typer.echo(printable(f"{made}\nServe it with: transformers serve {made} --trust-remote-code"))
+
+
+@app.command()
+def register(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    name: Annotated[str, typer.Argument(help="Of the registered model, e.g. a2sf-chat; made if it is not there.")],
+    alias: Annotated[
+        str | None, typer.Option(help="Default: champion if the policy is proven, else challenger.")
+    ] = None,
+    mlflow: Mlflow = None,
+    model: Annotated[str | None, typer.Option(help="What the policy is for, where the run does not say.")] = None,
+    adapter: Adapter = None,
+) -> None:
+    """Register a run's policy in MLflow, where `a2sf-serve --config models:/NAME@champion` takes it up."""
+    quiet_libraries()
+    from tuner.tracking.registry import register as put
+
+    made = put(run, name, alias, mlflow, model, adapter)
+    found = "" if made.is_new else " (the registry had it already)"
+    typer.echo(printable(f"{made.uri} is version {made.version} of {made.name}{found}."))
 
 
 for verb in (service.serve, service.worker, service.token):

@@ -31,6 +31,8 @@ from a2sf_core.serve.limits import Limits
 from a2sf_core.serve.refusal import Refusal
 from a2sf_core.serve.sampling import Sampling
 
+ANSWERED_BY = "A2SF-Config"
+"""Of an answer: the role and the version of the config that it was written by."""
 _BODY_SECONDS = 30.0
 _SEND_SECONDS = 30.0  # a client that reads no more is let go of
 _FAILED = {
@@ -157,21 +159,27 @@ class Service:
             with suppress(RuntimeError):  # the loop has ended, and with it whoever would have listened
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = Job(tuple(ids), self._most(body, len(ids)), tell, _sampling(body), body.stops, self._limits.seconds)
+        served = self._engine.configs.pick()
+        job = Job(
+            tuple(ids), self._most(body, len(ids)), tell, _sampling(body), body.stops, self._limits.seconds, served
+        )
         try:
             self._engine.submit(job)
         except Busy:
             raise Refusal(429, "too many requests wait already; come back in a moment.") from None
         except A2SFError as error:
             raise Refusal(400, str(error), code="cache_memory_exceeded") from None
-        answer = kind(self._name)
+        answer, headers = kind(self._name), {ANSWERED_BY: str(served)}
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             stream = self._stream(job, events, answer, with_usage)
             return EventSourceResponse(
-                stream, send_timeout=_SEND_SECONDS, sep="\n", client_close_handler_callable=self._letting_go_of(job)
-            )
-        return await self._whole(request, job, events, answer)
+                stream, headers=headers, send_timeout=_SEND_SECONDS, sep="\n",
+                client_close_handler_callable=self._letting_go_of(job),
+            )  # fmt: skip
+        whole = await self._whole(request, job, events, answer)
+        whole.headers.update(headers)
+        return whole
 
     def _letting_go_of(self, job: Job) -> Callable[[Any], Awaitable[None]]:
         async def let_go(_: Any) -> None:  # a stream that was never begun has no end in which to do this

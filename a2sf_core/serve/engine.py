@@ -21,11 +21,11 @@ from a2sf_core import attention
 from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.rows import in_rows
-from a2sf_core.policy import Policy
 from a2sf_core.serve.cost import held_bytes
 from a2sf_core.serve.job import Failed, Job
 from a2sf_core.serve.metrics import Metrics
 from a2sf_core.serve.row import Row
+from a2sf_core.serve.served import Configs
 from a2sf_core.switch import cache_argument
 
 LOG = logging.getLogger("a2sf.serve")
@@ -39,7 +39,7 @@ class Engine:
     """Answers jobs in a thread of its own, with a model that is attached for as long as it runs.
 
     Attributes:
-        policy: of the jobs that bring none.
+        configs: what answers the jobs that do not say.
         metrics: what it counts.
     """
 
@@ -47,7 +47,7 @@ class Engine:
         self,
         model: Any,
         tokenizer: Any,
-        policy: Policy,
+        configs: Configs,
         memory: int | None = None,
         most_rows: int = 64,
         most_waiting: int = 256,
@@ -57,7 +57,8 @@ class Engine:
         """Start the thread.
 
         Args:
-            model: inside `with attach(policy, model)`.
+            model: inside `with attach(policy, model)`, whatever the policy.
+            configs: what is served.
             memory: bytes that all caches together may take; None for no limit.
             most_rows: rows that write together at most.
             most_waiting: jobs that may wait for a place.
@@ -69,7 +70,7 @@ class Engine:
         """
         if model.config._attn_implementation != attention.NAME:
             raise A2SFError("the engine needs an attached model; start it inside `with attach(policy, model):`.")
-        self.policy, self.metrics = policy, Metrics()
+        self.configs, self.metrics = configs, Metrics(configs.roles)
         self._model, self._tokenizer, self._ends = model, tokenizer, frozenset(ends)
         self._cache_name = cache_argument(model)
         self._memory, self._most_rows, self._most_waiting, self._piece = memory, most_rows, most_waiting, piece
@@ -81,9 +82,9 @@ class Engine:
         self.metrics.memory_limit.set(memory or 0)
         self.metrics.watch("a2sf_running", "Rows that write.", lambda: len(self._running))
         self.metrics.watch("a2sf_waiting", "Requests that wait for memory.", lambda: len(self._waiting))
-        self.metrics.watch("a2sf_cache_bytes", "Caches now, measured on the tensors.", self.held_bytes)
-        self.metrics.watch("a2sf_cache_reserved_bytes", "What they may grow to.", lambda: self._reserved())
-        self.metrics.watch("a2sf_cache_full_bytes", "What a full cache would hold now.", self._full_bytes)
+        self.metrics.watch("a2sf_cache_reserved_bytes", "What caches may grow to.", lambda: self._reserved())
+        self.metrics.watch_configs("a2sf_cache_bytes", "Caches now, measured on the tensors.", self.held_bytes)
+        self.metrics.watch_configs("a2sf_cache_full_bytes", "What full caches would hold now.", self._full_bytes)
         self._thread = threading.Thread(target=self._run, name="a2sf-engine", daemon=True)
         self._thread.start()
 
@@ -96,7 +97,7 @@ class Engine:
             A2SFError: if it can never run: its cache alone is more than the memory.
             Busy: if too many wait.
         """
-        row = Row(job, self._model, self._tokenizer, job.policy or self.policy)
+        row = Row(job, self._model, self._tokenizer, job.served or self.configs.pick())
         if self._memory is not None and row.peak > self._memory:
             raise A2SFError(
                 f"a prompt of {len(job.ids)} tokens and {job.most} more need {row.peak / 2**20:,.1f} MiB of cache, and "
@@ -129,16 +130,17 @@ class Engine:
         """Whether jobs are answered."""
         return self._thread.is_alive()
 
-    def held_bytes(self) -> int:
-        """What the caches hold now, measured on the tensors."""
-        return sum(held_bytes(row.cache) for row in self._all())
+    def held_bytes(self, role: str | None = None) -> int:
+        """What the caches hold now, measured on the tensors: all, or those of one config."""
+        return sum(held_bytes(cache) for row in self._all(role) for cache in list(row.caches))
 
-    def _all(self) -> list[Row]:
+    def _all(self, role: str | None = None) -> list[Row]:
         reading = self._reading
-        return [*self._waiting, *([reading] if reading else []), *self._running]
+        rows = [*self._waiting, *([reading] if reading else []), *self._running]
+        return [row for row in rows if role in (None, row.served.role)]
 
-    def _full_bytes(self) -> int:
-        return sum(row.cost.full(row.cache.get_seq_length()) for row in self._all() if row.has_read)
+    def _full_bytes(self, role: str) -> int:
+        return sum(row.cost.full(row.seen) for row in self._all(role) if row.has_read)
 
     # ---- the engine's own thread --------------------------------------------------------------------------
 
@@ -183,11 +185,10 @@ class Engine:
             logits = row.read(self._model, self._piece)
             if logits is None:
                 return
-            self.metrics.prompt_tokens.inc(len(row.job.ids))
+            self.metrics.prompt_tokens.labels(row.served.role).inc(len(row.job.ids))
             self._write(row, logits)
             if self._reading is row:  # not ended with its first token
-                row.cache.cut()  # before it is sealed: a sealed cache would pass for a context without its question
-                row.cache.seal()
+                row.end_reading()
                 self._reading = None
                 self._running.append(row)
 
@@ -195,25 +196,27 @@ class Engine:
         """One token for every row."""
         rows, device = list(self._running), self._model.device
         with self._failing(rows):
+            caches = [(row, cache) for row in rows for cache in row.caches]
             logits = self._model(
-                input_ids=torch.tensor([[row.writer.tokens[-1]] for row in rows], device=device),
-                position_ids=torch.tensor([[row.cache.get_seq_length()] for row in rows], device=device),
+                input_ids=torch.tensor([[row.writer.tokens[-1]] for row, _ in caches], device=device),
+                position_ids=torch.tensor([[row.seen] for row, _ in caches], device=device),
                 use_cache=True,
-                **{self._cache_name: A2SFCache(layers=in_rows([row.cache for row in rows]))},
-            ).logits[:, -1]  # [row, vocabulary]
+                **{self._cache_name: A2SFCache(layers=in_rows([cache for _, cache in caches]))},
+            ).logits[:, -1]  # [cache, vocabulary]
             self.metrics.steps.inc()
-            for row, own in zip(rows, logits, strict=True):
+            for row, own in zip(rows, logits.split([len(row.caches) for row in rows]), strict=True):
                 with self._failing([row]):
                     self._write(row, own)
 
     def _write(self, row: Row, logits: Tensor) -> None:
+        role = row.served.role
         if not row.writer.tokens:
-            self.metrics.first_token.observe(row.age)
-        self.metrics.written_tokens.inc()
+            self.metrics.first_token.labels(role).observe(row.age)
+        self.metrics.written_tokens.labels(role).inc()
         ended = row.write(logits, self._ends)
         if ended is not None:
-            self.metrics.kept_tokens.inc(ended.kept)
-            self.metrics.full_tokens.inc(ended.full)
+            self.metrics.kept_tokens.labels(role).inc(row.kept(row.caches[-1]))
+            self.metrics.full_tokens.labels(role).inc(ended.full)
             self._drop(row, ended)
 
     @contextmanager
@@ -234,9 +237,11 @@ class Engine:
             for rows in (self._waiting, self._running):
                 if row in rows:
                     rows.remove(row)
-        row.cache.layers.clear()
+        for cache in row.caches:
+            cache.layers.clear()
         outcome = "cancelled" if event is None else event.why if isinstance(event, Failed) else event.reason
-        self.metrics.requests.labels(outcome).inc()
-        self.metrics.duration.observe(row.age)
+        self.metrics.requests.labels(row.served.role, outcome).inc()
+        self.metrics.duration.labels(row.served.role).observe(row.age)
+        self.metrics.compares(row.compared)
         if event is not None:
             row.job.tell(event)

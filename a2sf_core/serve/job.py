@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 
-from a2sf_core.policy import Policy
 from a2sf_core.serve.sampling import Sampling
+from a2sf_core.serve.served import Served
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Job:
         most: tokens to write at most.
         stop: texts that end the answer.
         seconds: from now on; what is not answered then fails.
-        policy: None for the engine's own.
+        served: what answers; None for what the engine picks.
         is_cancelled: set by `Engine.cancel`: nobody reads the answer any more.
     """
 
@@ -64,7 +64,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     seconds: float = inf
-    policy: Policy | None = None
+    served: Served | None = None
     is_cancelled: bool = False
     came: float = field(default_factory=monotonic)
 

@@ -19,7 +19,9 @@ class Writer:
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
         """An empty text, which the first of the `stop` sequences ends."""
         self._tokenizer, self._stop = tokenizer, tuple(stop)
-        self._given = 0  # characters
+        self._settled = ""  # text of the tokens before `_next`, none of which can change any more
+        self._given = 0  # characters of it, and of what follows
+        self._before, self._next = 0, 0  # tokens are decoded behind some that came before, as spaces hang on those
         self.tokens: list[int] = []
         self.is_stopped = False
 
@@ -31,7 +33,7 @@ class Writer:
         if ends:
             self.is_stopped = True
             return self._give(text, min(ends))
-        settled = text.rstrip(_INCOMPLETE)
+        settled = _settled(text)
         return self._give(text, len(settled) - self._may_become_stop(settled))
 
     def end(self) -> str:
@@ -40,7 +42,16 @@ class Writer:
         return "" if self.is_stopped else self._give(text, len(text))
 
     def _text(self) -> str:
-        return str(self._tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """All of it. Decoded are only the tokens since those whose text can no longer change."""
+        new = self._decode(None)[len(self._decode(self._next)) :]
+        text = self._settled + new
+        if new and _settled(new) == new:
+            self._settled, self._before, self._next = text, self._next, len(self.tokens)
+        return text
+
+    def _decode(self, stop: int | None) -> str:
+        some = self.tokens[self._before : stop]
+        return str(self._tokenizer.decode(some, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _give(self, text: str, end: int) -> str:
         new = text[self._given : end]
@@ -51,3 +62,8 @@ class Writer:
         """Characters at the end that begin a stop sequence."""
         lengths = (n for each in self._stop for n in range(1, len(each)) if text.endswith(each[:n]))
         return max(lengths, default=0)
+
+
+def _settled(text: str) -> str:
+    """Without what a next token may change: half a character, and spaces, which some decoders drop later."""
+    return text.rstrip(_INCOMPLETE).rstrip()

@@ -45,6 +45,12 @@ def prompts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def undecided(prompts: list[str]) -> str:
+    """A prompt that goes on in many ways, so that a sampled text tells policies apart."""
+    return max(prompts, key=len).partition("Question:")[0] + "Question:"
+
+
+@pytest.fixture(scope="session")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the bundled model, with a chat template."""
     folder = tmp_path_factory.mktemp("chat") / "chat-model"

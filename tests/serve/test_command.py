@@ -10,6 +10,9 @@ import httpx2 as httpx
 import openai
 import pytest
 
+from a2sf_core import Policy
+
+from .offline import written
 from .process import TOKEN, run, running
 
 NAME = "a2sf-test"
@@ -52,6 +55,8 @@ def test_from_elsewhere_a_token_is_needed(config: Path, tmp_path: Path) -> None:
         (["--model", "reference"], None, "there is no token"),
         (["--model", "reference", "--no-token", "--host", "0.0.0.0"], None, "--no-token is for loopback"),
         (["--model", "reference", "--config", "nowhere"], "x", "cannot read the policy nowhere"),
+        (["--model", "reference", "--shadow"], "x", "give it with --config"),
+        (["--model", "reference", "--shadow", "--config", "c", "--canary", "d"], "x", "leave --canary out"),
         (["--model", "nowhere"], "x", "nowhere"),
         (["--model", "reference", "--memory", "much"], "x", "--memory is 'much'"),
         (["--model", "reference", "--host", "192.0.2.1"], "x", "cannot listen on 192.0.2.1"),
@@ -63,3 +68,17 @@ def test_a_bad_command_is_one_sentence(options: list[str], token: str | None, sa
     assert (result.returncode, result.stdout) == (2, "")
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_a_shadow_answers_from_the_full_cache(
+    config: Path, tmp_path: Path, reference: tuple[Any, Any], undecided: str
+) -> None:
+    model, tokenizer = reference
+    hot = {"temperature": 1.5, "seed": 3}
+    tokens = written(model, Policy.full(4), tokenizer(undecided).input_ids, 16, **hot)
+    with running(tmp_path, "--model", "reference", "--config", str(config), "--shadow") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+        answer = client.completions.create(model="reference", prompt=undecided, max_tokens=16, **hot)  # type: ignore[call-overload]
+        assert answer.choices[0].text == tokenizer.decode(tokens, skip_special_tokens=True)
+        shown = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        assert f"a2sf_shadow_tokens_total {len(tokens) - 1:.1f}" in shown

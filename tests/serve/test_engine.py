@@ -16,6 +16,7 @@ from a2sf_core.serve.cost import CacheCost, held_bytes
 from a2sf_core.serve.engine import Busy, Engine
 from a2sf_core.serve.job import Ended, Event, Failed, Job, Piece
 from a2sf_core.serve.sampling import Sampling
+from a2sf_core.serve.served import Configs, Served
 
 from .conftest import POLICY
 from .offline import written
@@ -28,7 +29,7 @@ SAMPLED = [Sampling(), Sampling(1.0, 1.0, 7), Sampling(0.7, 0.9, 11), Sampling(1
 def serving(reference: tuple[Any, Any], policy: Policy = POLICY, **options: Any) -> Iterator[Engine]:
     model, tokenizer = reference
     with attach(policy, model):
-        engine = Engine(model, tokenizer, policy, **{"ends": [2], **options})
+        engine = Engine(model, tokenizer, Configs(Served(policy)), **{"ends": [2], **options})
         try:
             yield engine
         finally:
@@ -49,6 +50,13 @@ def asked(engine: Engine, ids: list[int], most: int = MOST, **job: Any) -> Calla
     told: SimpleQueue[Event] = SimpleQueue()
     engine.submit(Job(tuple(ids), most, told.put, **job))
     return lambda: answer(told)
+
+
+def value(engine: Engine, name: str, **labels: str) -> float:
+    """One figure of /metrics."""
+    found = engine.metrics.registry.get_sample_value(f"a2sf_{name}", labels)
+    assert found is not None, name
+    return found
 
 
 @pytest.mark.parametrize("piece", [4096, 32])
@@ -107,10 +115,10 @@ def test_under_one_memory_the_policy_holds_more_rows_and_neither_exceeds_it(
     for name, policy in {"full": Policy.full(4), "tuned": Policy.h2o(4, 0.25)}.items():
         seen: list[tuple[float, ...]] = []
         with serving(reference, policy, memory=memory, ends=()) as engine:
-            now = [f"a2sf_{each}" for each in ("running", "cache_bytes", "cache_reserved_bytes")]
 
-            def look(_: Event, engine: Engine = engine, now: list[str] = now, seen: Any = seen) -> None:
-                seen.append(tuple(engine.metrics.registry.get_sample_value(each) or 0 for each in now))
+            def look(_: Event, engine: Engine = engine, seen: Any = seen) -> None:
+                running, reserved = (value(engine, each) for each in ("running", "cache_reserved_bytes"))
+                seen.append((running, value(engine, "cache_bytes", config="stable"), reserved))
 
             jobs = [Job(tuple(ids), MOST, look) for _ in range(24)]
             for job in jobs:
@@ -144,7 +152,7 @@ def test_a_cancelled_row_leaves_and_the_others_stay_right(reference: tuple[Any, 
         texts = [each()[0] for each in stays]
         asked(engine, [5, 6], 1)()  # a step later
         assert engine.held_bytes() == 0
-        assert engine.metrics.registry.get_sample_value("a2sf_requests_total", {"outcome": "cancelled"}) == 1
+        assert value(engine, "requests_total", config="stable", outcome="cancelled") == 1
     expected = [tokenizer.decode(written(model, POLICY, ids, MOST), skip_special_tokens=True) for ids in encoded[1:4]]
     assert texts == expected
 

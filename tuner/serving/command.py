@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from a2sf_core.config import A2SFConfig
 from a2sf_core.errors import A2SFError
 from tuner.choices import name_of, parse_bytes
 from tuner.printing import one_line, write_what_cannot_be_shown
@@ -28,8 +27,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def serve(
     model: Annotated[str, typer.Option(help="'reference', 'smollm2', a folder, a .gguf file, or a name on the Hub.")],
     config: Annotated[
-        Path | None, typer.Option(help="Run folder or a2sf_config.json; without it the whole cache is kept.")
+        str | None,
+        typer.Option(
+            help="Run folder, a2sf_config.json or models:/NAME@ALIAS, watched for a new one; without it the "
+            "whole cache is kept."
+        ),
     ] = None,
+    canary: Annotated[
+        str | None, typer.Option(help="Another config, for a share of the requests; counted apart in /metrics.")
+    ] = None,
+    canary_share: Annotated[float, typer.Option(help="Of the requests that --canary answers.", min=0, max=1)] = 0.05,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Where models:/ are: server or database; default: MLFLOW_TRACKING_URI.")
+    ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="The full cache answers, and --config is measured beside it.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="What clients call the model; default: its last name.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 8100,
@@ -61,11 +74,13 @@ def serve(
     limit = parse_bytes(memory) if memory else None
     address, listening = _address(host, port, token, no_token, drain)
     with listening:
-        tuned = A2SFConfig.from_pretrained(config) if config else None
+        from tuner.serving.lineup import Lineup
+
+        lineup = Lineup.of(config, canary, canary_share, shadow, mlflow)
         from tuner.serving import server
 
         options = server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype)
-        server.run(model, tuned, name or name_of(model), address, listening, options)
+        server.run(model, lineup, name or name_of(model), address, listening, options)
 
 
 def _address(host: str, port: int, token: str | None, no_token: bool, drain: float) -> tuple[Address, socket.socket]:

@@ -1,4 +1,4 @@
-"""A model folder with its policy inside, which unmodified transformers serves and prunes."""
+"""A policy for other engines: a model folder that unmodified transformers prunes with, or their nearest settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import write_whole
+from tuner.serving import kvpress, openvino
+from tuner.serving.nearest import Nearest
 
-FORMATS = ("transformers",)
+FORMATS = ("transformers", "openvino", "kvpress")
 GENERATE = Path("custom_generate", "generate.py")
 _GENERATE_TEXT = '''\
 """Prunes by the a2sf_config.json beside the weights; made by `a2sf-tune export`. transformers copies this file."""
@@ -50,6 +52,25 @@ def export_transformers(run: Path, folder: Path, model: str, copy: bool = False)
     write_whole(folder / GENERATE, _GENERATE_TEXT)
     config.save_pretrained(folder)
     return folder
+
+
+def export_nearest(run: Path, folder: Path, engine: str, tokens: int) -> tuple[tuple[Path, Path], Nearest]:
+    """Write what another `engine` of `FORMATS` can take of the policy of `run`, as Python and as JSON.
+
+    Args:
+        tokens: length of a prompt, where the engine does not know shares of it.
+
+    Returns:
+        both paths, and what they say.
+
+    Raises:
+        A2SFError: if there is no policy, or it drops nothing.
+    """
+    policy = A2SFConfig.from_pretrained(run).policy
+    found = {"openvino": openvino.nearest, "kvpress": kvpress.nearest}[engine](policy, tokens)
+    if folder.exists() and not folder.is_dir():
+        raise A2SFError(f"{folder} is a file; give a folder.")
+    return found.write(folder), found
 
 
 def _check_place(folder: Path, source: Path) -> None:

@@ -81,8 +81,11 @@ def _is_whole(path: Path) -> bool:
 
 
 @contextmanager
-def at_work(place: Place) -> Iterator[None]:
-    """Keep MLflow quiet, and turn a folder, database or server that cannot be used into one clear sentence."""
+def at_work(place: Place, fails: str = "does not take the runs") -> Iterator[None]:
+    """Keep MLflow quiet, and turn a folder, database or server that cannot be used into one clear sentence.
+
+    `fails` is what is said of a server that cannot do what is asked.
+    """
     try:
         if place.embedded:
             assert place.database is not None
@@ -96,7 +99,7 @@ def at_work(place: Place) -> Iterator[None]:
         else:
             place.check_answers()
     except (OSError, sqlite3.Error) as error:
-        _explain(error, place)
+        _explain(error, place, fails)
         raise
     with _quiet(), _impatient():
         from mlflow.exceptions import MlflowException
@@ -112,15 +115,15 @@ def at_work(place: Place) -> Iterator[None]:
                 "driver that the address names."
             ) from error
         except (OSError, UnicodeDecodeError, sqlite3.Error, MlflowException, DBAPIError) as error:
-            _explain(error, place)
+            _explain(error, place, fails)
             raise
 
 
-def _explain(error: Exception, place: Place) -> None:
+def _explain(error: Exception, place: Place, fails: str) -> None:
     """Raise the sentence for a fault that the user can mend."""
     text, database = str(error), place.database
     if database is None:
-        raise A2SFError(f"MLflow at {place.shown} does not take the runs ({brief(error, place)}).") from error
+        raise A2SFError(f"MLflow at {place.shown} {fails} ({brief(error, place)}).") from error
     if "database is locked" in text:
         raise A2SFError(
             f"Another program holds the tracking database {database}: "

@@ -7,7 +7,7 @@ TRIALS ?= 100
 REAL_TASK ?= studies/real/knowledge-chat.yaml
 REAL_TRIALS ?= 60
 
-.PHONY: tune tune-real test fuzz lint bench bench-search bench-gpu bench-peers clean
+.PHONY: tune tune-real service test fuzz lint bench bench-search bench-gpu bench-peers clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,15 @@ $(VENV)/.installed-real: $(VENV)/.installed
 
 tune-real: $(VENV)/.installed-real
 	$(BIN)/a2sf-tune --model smollm2 --task $(REAL_TASK) --trials $(REAL_TRIALS) $(if $(DATA),--data $(DATA))
+
+# The optimisation service with one worker and its page, for this machine only; the last line says which address to open.
+PORT ?= 8200
+$(VENV)/.installed-service: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[service]"
+	touch $@
+
+service: $(VENV)/.installed-service
+	$(BIN)/a2sf-tune serve --no-token --workers 1 --port $(PORT)
 
 test: lint
 	$(BIN)/python -m pytest

@@ -35,15 +35,15 @@ def check_choice(option: str, given: str, known: Sequence[str]) -> None:
         raise A2SFError(f"{option} is {given!r}; {hint}")
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--memory") -> int:
     """Bytes from "8GiB", "500 MB" or a plain number.
 
     Raises:
-        A2SFError: naming --memory.
+        A2SFError: naming `option`.
     """
     match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS or (size := int(float(match[1]) * _UNITS[match[2]])) < 1:
-        raise A2SFError(f"--memory is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
+        raise A2SFError(f"{option} is {text!r}; expected a size above 0 such as 8GiB, 500MB or a number of bytes.")
     return size
 
 

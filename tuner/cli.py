@@ -11,7 +11,8 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES, check_choice
-from tuner.printing import one_line, printable, write_what_cannot_be_shown
+from tuner.printing import one_line, printable, quiet_libraries, write_what_cannot_be_shown
+from tuner.service import command as service
 
 if TYPE_CHECKING:
     from tuner.settings import Settings
@@ -22,6 +23,9 @@ HELP = """Find, prove and export an A2SF key-value cache pruning policy for your
     a2sf-tune --task summarisation --trials 100
     a2sf-tune --task chat --model ./my-model --data calls.jsonl
     a2sf-tune suggest --tokens 3000
+
+\b
+`a2sf-serve` serves a model with its policy; `a2sf-tune serve` runs studies for a team.
 """
 
 app = typer.Typer(
@@ -106,7 +110,7 @@ def tune(
     """Tune; the same command resumes a run that was interrupted."""
     if context.invoked_subcommand is not None:
         return
-    _quiet()
+    quiet_libraries()
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
@@ -172,23 +176,20 @@ def validate(
     adapter: Adapter = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
-    _quiet()
+    quiet_libraries()
     from tuner.inputs.check import check
     from tuner.inputs.data import parse_columns
     from tuner.settings import Settings
 
-    settings = Settings(task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
-                        max_degradation=max_degradation, cut=cut, adapter=adapter)  # fmt: skip
+    settings = Settings(
+        task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
+        max_degradation=max_degradation, device=device, dtype=dtype, cut=cut, adapter=adapter,
+    )  # fmt: skip
     inputs = check(settings)
-    from tuner.inputs.models import load_model, max_tokens
-    from tuner.inputs.splits import encode_and_split, power_of
-    from tuner.judging import validation
+    from tuner.judging.validation import first_look
 
-    loaded, tokenizer = load_model(model, device, dtype, adapter)
-    parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, max_tokens(loaded, tokenizer))
-    typer.echo(f"Parts     {parts}{remark or ' (none cut, none left out)'}")
-    typer.echo(f"Power     {power_of(parts, inputs.task, max_degradation)}")
-    typer.echo(printable(str(validation.validate(inputs.task, parts, loaded, tokenizer))))
+    for word, said in first_look(settings, inputs):
+        typer.echo(printable(f"{word:<10}{said}" if word else said))
 
 
 @app.command()
@@ -223,7 +224,7 @@ def export(
     from tuner.serving.export import FORMATS, export_nearest, export_transformers
 
     check_choice("--format", format, FORMATS)
-    _quiet()
+    quiet_libraries()
     if format != "transformers":
         paths, found = export_nearest(run, folder, format, tokens)
         said = [*map(str, paths), *(f"Lost: {each}" for each in found.lost), NOT_PROVEN]
@@ -247,7 +248,7 @@ def register(
     adapter: Adapter = None,
 ) -> None:
     """Register a run's policy in MLflow, where `a2sf-serve --config models:/NAME@champion` takes it up."""
-    _quiet()
+    quiet_libraries()
     from tuner.tracking.registry import register as put
 
     made = put(run, name, alias, mlflow, model, adapter)
@@ -255,14 +256,8 @@ def register(
     typer.echo(printable(f"{made.uri} is version {made.version} of {made.name}{found}."))
 
 
-def _quiet() -> None:
-    """No telemetry, and no bars or advice from libraries between our own lines."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+for verb in (service.serve, service.worker, service.token):
+    app.command()(verb)
 
 
 def main() -> None:

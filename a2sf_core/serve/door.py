@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from a2sf_core.serve.bounds import TooLarge, TooSlow, bearer_token, comes_from_here, content_type, pieces
 from a2sf_core.serve.refusal import Refusal
 
 _OPEN = "/healthz"
@@ -38,22 +37,10 @@ class Door:
         await self.inner(scope, receive, send)
 
     def _may_enter(self, request: Request) -> bool:
-        if self.trusts_loopback and request.client is not None and is_loopback(request.client.host):
+        if self.trusts_loopback and comes_from_here(request):
             return True
-        if self.token is None:
-            return False
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or the name localhost, is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+        given = bearer_token(request)
+        return self.token is not None and given is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
 
 async def bounded_body(request: Request, most: int, seconds: float) -> bytes:
@@ -63,15 +50,11 @@ async def bounded_body(request: Request, most: int, seconds: float) -> bytes:
         Refusal: 413 if it has more than `most` bytes, 408 if it takes longer than `seconds`, 415 if it is not JSON.
     """
     # A page in a browser cannot send this type to another origin without asking first.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if content_type(request) != "application/json":
         raise Refusal(415, "send JSON with `Content-Type: application/json`.")
-    body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise Refusal(413, f"the body has more than {most:,} bytes, which is this server's limit.")
-    except TimeoutError:
+        return b"".join([piece async for piece in pieces(request, most, seconds)])
+    except TooLarge:
+        raise Refusal(413, f"the body has more than {most:,} bytes, which is this server's limit.") from None
+    except TooSlow:
         raise Refusal(408, f"the body did not come within {seconds:g} s.") from None
-    return bytes(body)

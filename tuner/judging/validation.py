@@ -11,12 +11,15 @@ from scipy import stats
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.splits import Parts
+from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.inputs.tasks import Task
 from tuner.judging.grading import Grader, generate
 from tuner.judging.intervals import CONFIDENCE, paired_interval
 from tuner.measuring.engine import Engine
+from tuner.settings import Settings
 
 SAMPLES = 32
 """Scored, of the search and select parts: the report samples stay unseen."""
@@ -53,16 +56,17 @@ class Validation:
         """One sentence where a search would be in vain or shows little; empty otherwise."""
         return _warning(self.scores)
 
-    def __str__(self) -> str:
+    def lines(self) -> list[tuple[str, str]]:
+        """What a reader is shown: a word and what it says; no word before the warning."""
         low, high = self.interval()
         said = [
-            f"Prompt    {_middle_cut(self.prompt)!r}",
-            *([f"After cut {self.question!r}"] if self.question else []),
-            f"Answer    {self.answer!r}",
-            f"Written   {self.written!r}",
-            f"Score     {self.scores.mean():.1%} [{low:.1%}, {high:.1%}] full cache, {len(self.scores)} samples",
+            ("Prompt", repr(_middle_cut(self.prompt))),
+            *([("After cut", repr(self.question))] if self.question else []),
+            ("Answer", repr(self.answer)),
+            ("Written", repr(self.written)),
+            ("Score", f"{self.scores.mean():.1%} [{low:.1%}, {high:.1%}] full cache, {len(self.scores)} samples"),
         ]
-        return "\n".join([*said, self.warning()] if self.warning() else said)
+        return [*said, ("", self.warning())] if self.warning() else said
 
 
 def room_for(scores: np.ndarray, metric: str, goal: float) -> str:
@@ -106,6 +110,22 @@ def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> V
     written = generate(model, tokenizer, [first], full, task.max_new_tokens, task.stop)[0]
     return Validation(tokenizer.decode(first.whole_prompt), tokenizer.decode(first.answer_ids), written, scores,
                       tokenizer.decode(first.question_ids))  # fmt: skip
+
+
+def first_look(settings: Settings, inputs: Inputs) -> list[tuple[str, str]]:
+    """What `a2sf-tune validate` shows of a task and its samples, as `Validation.lines`.
+
+    Raises:
+        A2SFError: if the model cannot be loaded, or as `validate` does.
+    """
+    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
+    limit = max_tokens(model, tokenizer)
+    parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, limit)
+    return [
+        ("Parts", f"{parts}{remark or ' (none cut, none left out)'}"),
+        ("Power", str(power_of(parts, inputs.task, settings.max_degradation))),
+        *validate(inputs.task, parts, model, tokenizer).lines(),
+    ]
 
 
 def _middle_cut(text: str) -> str:

@@ -63,17 +63,18 @@ class Picture:
         room = 0.18 * (top - bottom)  # for the captions below the bars
         return bottom - room, top + 0.25
 
-    def y_ticks(self) -> tuple[list[float], list[str]]:
-        """Heights that are marked on this axis, and what is written there."""
+    def y_ticks(self, marked: Sequence[float] = Y_TICKS) -> tuple[list[float], list[str]]:
+        """Heights that are marked on this axis, of those that may be, and what is written there."""
         bottom, top = self.y_range()
-        ticks = [tick for tick in Y_TICKS if bottom <= self.squash(tick) <= top]
+        ticks = [tick for tick in marked if bottom <= self.squash(tick) <= top]
         return [self.squash(tick) for tick in ticks], [f"{tick:g}" for tick in ticks]
 
 
 def picture_of(
-    trials: Sequence[TrialRecord], chosen: Candidate, baseline: Candidate | None, quality_name: str, goal: float
+    trials: Sequence[TrialRecord], chosen: Candidate | None, baseline: Candidate | None, quality_name: str, goal: float
 ) -> Picture:
-    """The picture of a study; see `tuner.reporting.pareto.pareto_png` for the arguments."""
+    """The picture of a study; see `tuner.reporting.pareto.pareto_png` for the arguments. Without `chosen` nothing is
+    proven yet."""
     dots: list[tuple[Spot, TrialRecord]] = []
     families: dict[str, list[Spot]] = {}
     for trial in trials:
@@ -89,7 +90,9 @@ def picture_of(
         if not front or point[1] < front[-1][1]:
             front.append(point)
     families = {name: sorted(points) for name, points in families.items()}
-    proven = [chosen] if baseline is None or baseline.label == chosen.label else [baseline, chosen]
+    proven = [] if chosen is None else [chosen]
+    if chosen is not None and baseline is not None and baseline.label != chosen.label:
+        proven = [baseline, chosen]
     return Picture(dots, front, families, proven, goal)
 
 

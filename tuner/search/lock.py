@@ -13,6 +13,11 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.files import leftovers
 from tuner.search.storage import JOURNAL, cannot_write
 
+
+class InUse(A2SFError):
+    """Another process holds the folder: wait for it, or take another one."""
+
+
 LOCK, HOLDER = ".run.lock", ".run.pid"
 
 
@@ -21,7 +26,8 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """Hold `folder`, made if missing, for the length of the block, and clear away what a killed run left in it.
 
     Raises:
-        A2SFError: if another process holds it, with its number, or if the folder cannot be written, now or later.
+        A2SFError: `InUse` if another process holds it, with its number; or if the folder cannot be written, now or
+            later.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +39,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
     except Timeout:
         database = folder.resolve() / "mlflow" / "mlflow.db"
-        raise A2SFError(
+        raise InUse(
             f"{folder} is in use by another run (process {_holder(folder)}): wait for it or end it, watch its trials "
             f"with `mlflow ui --backend-store-uri sqlite:///{database}`, or start one of its own with "
             "--out ANOTHER_FOLDER."

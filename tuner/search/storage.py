@@ -142,6 +142,18 @@ def read_front(run_dir: Path) -> list[TrialRecord]:
     return sorted(records, key=lambda record: record.metrics[MEMORY])
 
 
+def read_trials(run_dir: Path) -> list[TrialRecord]:
+    """Every finished trial of a study that may be running, without changing anything in its folder.
+
+    Raises:
+        A2SFError: if there is no study in `run_dir`.
+    """
+    study = _open_for_reading(run_dir)
+    best = {trial.number for trial in study.best_trials}
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    return [_record(trial, trial.number in best) for trial in finished]
+
+
 def read_identity(run_dir: Path) -> dict[str, str]:
     """What the study in `run_dir` was made with: model, task, data and so on. Raises as `read_front` does."""
     return dict(_open_for_reading(run_dir).user_attrs.get("identity", {}))

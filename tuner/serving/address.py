@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.serve.door import is_loopback
+from a2sf_core.serve.bounds import is_loopback
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,20 @@ def check_door(host: str, token: str | None, no_token: bool) -> None:
         raise A2SFError(f"--no-token is for loopback, and {host} is not; set A2SF_SERVE_TOKEN or give --token-file.")
 
 
-def listen(address: Address) -> socket.socket:
+def listen_at(host: str, port: int) -> socket.socket:
     """A bound socket. Raises A2SFError if there is no such address or the port is taken."""
     try:
-        family, *_, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise A2SFError(f"cannot listen on {address.host}:{address.port} ({reason}); give another --port.") from None
+        raise A2SFError(f"cannot listen on {host}:{port} ({reason}); give another --port.") from None
     return bound
+
+
+def url_of(host: str, listening: socket.socket) -> str:
+    """What a browser is given."""
+    port = listening.getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -63,7 +63,10 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Serve a model with its tuned policy: /v1/models, /v1/chat/completions, /v1/completions, /healthz, /metrics."""
+    """Serve a model with its tuned policy: /v1/models, /v1/chat/completions, /v1/completions, /healthz, /metrics.
+
+    (`a2sf-tune serve` is another thing: it runs studies for a team.)
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -84,11 +87,11 @@ def _address(host: str, port: int, token: str | None, no_token: bool, drain: flo
     for needed in ("starlette", "uvicorn", "sse_starlette", "openai", "prometheus_client"):
         if find_spec(needed) is None:
             raise A2SFError(f"a2sf-serve needs {needed}; install it with: pip install 'a2sf-tune[serve]'.")
-    from tuner.serving.address import Address, check_door, listen
+    from tuner.serving.address import Address, check_door, listen_at
 
     check_door(host, token, no_token)
     address = Address(host, port, token, no_token, drain)
-    return address, listen(address)
+    return address, listen_at(host, port)
 
 
 def _token(file: Path | None) -> str | None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import typer
-import uvicorn
-from sse_starlette.sse import AppStatus
 
 from a2sf_core.policy import Policy
 from a2sf_core.serve.app import Service
@@ -23,11 +19,10 @@ from a2sf_core.switch import attach
 from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model, max_tokens
 from tuner.printing import one_line, printable
-from tuner.serving.address import Address
+from tuner.serving.address import Address, url_of
+from tuner.serving.http import serve_until_signal
 from tuner.serving.lineup import Lineup
 
-_HEADER_BYTES = 16_384
-_KEEP_ALIVE = 15
 _CLIENTS_FOR_EACH_PLACE = 4
 
 
@@ -67,31 +62,9 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
         stack.callback(Watch(configs, lineup.sources, accept, engine.metrics).close)
         limits = Limits(max_tokens(loaded, tokenizer), options.most, options.body, options.seconds)
         app = Door(Service(engine, tokenizer, name, limits).app, address.token, address.trusts_loopback)
-        port = listening.getsockname()[1]
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        typer.echo(printable(f"{name} at http://{host}:{port}/v1 ({lineup})"))
-        _serve(app, listening, options, address.drain)
-
-
-def _serve(app: Any, listening: socket.socket, options: Options, drain: float) -> None:
-    # sse-starlette would cut streams off as soon as a signal comes; uvicorn waits for them, and not for ever.
-    AppStatus.disable_automatic_graceful_drain()
-    logging.getLogger("sse_starlette").setLevel(logging.WARNING)  # at DEBUG it writes down every chunk
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more when it has ended
-        signal.signal(number, lambda *_: None)
-    settings = uvicorn.Config(
-        app,
-        access_log=False,
-        log_level="warning",
-        proxy_headers=False,  # or a client could say that it comes from this machine
-        server_header=False,
-        lifespan="off",
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(drain)),
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        limit_concurrency=_CLIENTS_FOR_EACH_PLACE * (options.rows + options.waiting),
-    )
-    uvicorn.Server(settings).run(sockets=[listening])
+        typer.echo(printable(f"{name} at {url_of(address.host, listening)}/v1 ({lineup})"))
+        most_clients = _CLIENTS_FOR_EACH_PLACE * (options.rows + options.waiting)
+        serve_until_signal(app, listening, address.drain, most_clients)
 
 
 def _log_to_stderr() -> None:

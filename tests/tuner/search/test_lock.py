@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from a2sf_core.errors import A2SFError
-from tuner.search.lock import HOLDER, only_run_in
+from tuner.search.lock import HOLDER, InUse, only_run_in
 
 HOLD = """
 import sys, time
@@ -39,7 +38,7 @@ def test_the_second_is_refused_until_the_first_is_gone_however_it_went(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(A2SFError, match=rf"in use by another run \(process {holder.pid}\).*--out ANOTHER_FOLDER"):
+    with pytest.raises(InUse, match=rf"in use by another run \(process {holder.pid}\).*--out ANOTHER_FOLDER"):
         only_run_in(folder).__enter__()
     holder.kill()
     holder.wait()

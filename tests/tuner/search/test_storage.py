@@ -12,7 +12,7 @@ from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.search.objectives import MEMORY
 from tuner.search.space import Space
-from tuner.search.storage import read_front, read_identity
+from tuner.search.storage import read_front, read_identity, read_trials
 from tuner.search.study import Plan, Study
 
 IDENTITY = {"model": "m", "data": "d"}
@@ -85,6 +85,9 @@ def test_the_front_of_another_study_is_read_without_touching_it(tmp_path: Path, 
     Study(tmp_path, IDENTITY, seed=1).run(engine, SPACE, Plan(25), nothing)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     best = read_front(tmp_path)
+    all_of_them = read_trials(tmp_path)
+    assert {record.number for record in all_of_them if record.pareto} == {record.number for record in best}
+    assert [record.number for record in all_of_them] == list(range(len(all_of_them)))
     assert [r.metrics[MEMORY] for r in best] == sorted(r.metrics[MEMORY] for r in best)
     assert read_identity(tmp_path) == IDENTITY
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

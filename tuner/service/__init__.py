@@ -1,0 +1,1 @@
+"""The optimisation service: studies for a team over HTTP, with a page for people."""

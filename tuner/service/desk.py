@@ -1,0 +1,62 @@
+"""What all routes work with, and what they ask of it before they do anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from tuner.service.limits import Limits
+from tuner.service.orders import Orders
+from tuner.service.places import Places
+from tuner.service.problems import Problem
+from tuner.service.tokens import Tokens
+from tuner.service.uploads import Uploads
+from tuner.workers.database import Database
+from tuner.workers.jobs import Job, Jobs
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The service behind its routes. `mlflow` is the address that the page leads to, if there is one."""
+
+    database: Database
+    jobs: Jobs
+    tokens: Tokens
+    uploads: Uploads
+    orders: Orders
+    places: Places
+    limits: Limits
+    mlflow: str
+
+    @classmethod
+    def of(cls, database: Database, places: Places, limits: Limits, mlflow: str) -> Desk:
+        """All of it over one database."""
+        jobs, uploads = Jobs(database), Uploads(database, places)
+        orders = Orders(places, uploads, jobs, limits)
+        return cls(database, jobs, Tokens(database), uploads, orders, places, limits, mlflow)
+
+    def job(self, owner: str, kind: str, job_id: str) -> Job:
+        """The owner's job. Raises Problem 404, for one of another's too."""
+        found = self.jobs.get(owner, kind, job_id)
+        if found is None:
+            raise Problem(404, f"you have no {kind} {job_id[:40]!r}.")
+        return found
+
+    def used(self, owner: str) -> int:
+        """Bytes of the owner's samples and ended studies."""
+        return self.uploads.bytes_of(owner) + self.jobs.bytes_of(owner)
+
+    def check_room(self, owner: str) -> None:
+        """Raise Problem 507 where nothing more may be taken in."""
+        if self.places.free < self.limits.room:
+            raise Problem(507, "the service has no room left on its disk; tell whoever runs it.")
+        if self.used(owner) >= self.limits.disk:
+            raise Problem(507, f"your samples and studies take all of your {self.limits.disk:,} bytes; remove some.")
+
+
+def owner_of(request: Request) -> str:
+    """Whoever has come through the gate."""
+    owner = request.state.owner
+    assert isinstance(owner, str)
+    return owner

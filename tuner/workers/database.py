@@ -1,0 +1,142 @@
+"""One database for the service and its workers: SQLite in the data folder, or PostgreSQL by its address."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import MetaData, create_engine, event, func, make_url, select, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
+
+from a2sf_core.errors import A2SFError
+
+METADATA = MetaData()
+FILE = "service.db"
+_ONE_AT_A_TIME = 0x1A25F  # the advisory lock of PostgreSQL under which jobs are handed out
+_SQLITE_WAITS = 30.0  # seconds for another process's write
+_GONE = (OperationalError, InterfaceError)
+Found = TypeVar("Found")
+
+
+class Database:
+    """Reads and writes in short transactions, each done again while the database is away.
+
+    Args:
+        address: `postgresql://USER@HOST/NAME` or `sqlite:///FILE`.
+        patience: seconds for which a transaction is tried again.
+
+    Raises:
+        A2SFError: for an address of something else, or if nothing answers there.
+    """
+
+    def __init__(self, address: str, patience: float = 10.0) -> None:
+        self._patience = patience
+        self._engine = _engine(address)
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        try:
+            self._make_tables()
+        except DBAPIError as error:
+            said = " ".join(str(error.orig).split())[:200].rstrip(".")
+            raise A2SFError(
+                f"the database {self.shown} cannot be used ({said}); start it, or check --database."
+            ) from None
+
+    @property
+    def shown(self) -> str:
+        """The address without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def _make_tables(self) -> None:
+        try:
+            METADATA.create_all(self._engine)
+        except (DBAPIError, IntegrityError):  # another process made them between the look and the making
+            time.sleep(0.5)
+            METADATA.create_all(self._engine)
+
+    def read(self, work: Callable[[Connection], Found]) -> Found:
+        """What `work` finds."""
+        return self._tried(work, reads_only=True)
+
+    def write(self, work: Callable[[Connection], Found]) -> Found:
+        """Let `work` write, whole or not at all. It may be called again, so it must bear that."""
+        return self._tried(work, reads_only=False)
+
+    def _tried(self, work: Callable[[Connection], Found], *, reads_only: bool) -> Found:
+        began, pause = time.monotonic(), 0.05
+        while True:
+            try:
+                with self._engine.connect().execution_options(a2sf_reads=reads_only) as connection, connection.begin():
+                    return work(connection)
+            except _GONE:
+                if time.monotonic() - began + pause > self._patience:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    def now(self, connection: Connection) -> float:
+        """Seconds since 1970 by the database's clock, which all machines share."""
+        if self.is_sqlite:
+            return time.time()
+        return float(connection.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
+
+    def one_at_a_time(self, connection: Connection) -> None:
+        """Until the end of this transaction no other process is past this line. On SQLite no other one writes anyway.
+
+        Handing out jobs counts those that run, so it is done one after the other: SKIP LOCKED would let two workers
+        count the same, and both take the last one that an owner may have.
+        """
+        if not self.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ONE_AT_A_TIME})
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+
+def default_address(data: Path) -> str:
+    """The embedded database of a data folder."""
+    return f"sqlite:///{data.resolve() / FILE}"
+
+
+def _engine(address: str) -> Engine:
+    mend = "give postgresql://USER@HOST/NAME, or leave it out for a database in the data folder."
+    try:
+        url = make_url(address)
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() not in ("postgresql", "sqlite"):
+            raise A2SFError(f"--database is for {url.get_backend_name()!r}; {mend}")
+        # psycopg's own limit: an address that swallows packets would otherwise be waited for for minutes.
+        sqlite = url.get_backend_name() == "sqlite"
+        limits: dict[str, Any] = {"timeout": _SQLITE_WAITS} if sqlite else {"connect_timeout": 10}
+        engine = create_engine(url, pool_pre_ping=True, connect_args=limits)
+    except (ArgumentError, NoSuchModuleError):
+        raise A2SFError(f"--database is no address of a database; {mend}") from None
+    except ModuleNotFoundError:
+        raise A2SFError("PostgreSQL needs psycopg; install it with: pip install 'a2sf-tune[postgresql]'.") from None
+    if sqlite:
+        event.listen(engine, "connect", _as_several_processes_need_it)
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _as_several_processes_need_it(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy begins transactions itself, see `_begin`
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later would fail where another one wrote between.
+    reads = connection.get_execution_options().get("a2sf_reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -40,6 +40,8 @@ _CAPTION_WIDTH = 24
 
 _NEAR_EDGE = 85
 """Share of the cache, in percent, beyond which a centred name would run over the edge of the picture."""
+_ROOM = 0.12
+"""Part of the picture's height that a name above a bar takes, and the words below the line of the goal."""
 
 
 def pareto_png(
@@ -71,7 +73,7 @@ def pareto_png(
         axes.plot(*picture.place(points), color=color, marker=mark, ms=5.5, lw=1.4, mec="white", mew=0.5, zorder=3)
     axes.plot(*picture.place(picture.front), color=FRONT, lw=2.8, drawstyle="steps-post", zorder=4)
     for policy in picture.proven:
-        _draw_proven(axes, picture, policy, best=policy is chosen)
+        _draw_proven(axes, picture, policy, goal, best=policy is chosen)
     axes.set(xlabel=X_LABEL, xticks=X_TICKS, xlim=(-17, 103), ylim=(bottom, top))
     axes.set_ylabel(f"{Y_LABEL}\n(lower is better)")
     axes.set_yticks(*picture.y_ticks())
@@ -86,8 +88,8 @@ def pareto_png(
         figure.savefig(beside, dpi=200)
 
 
-def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) -> None:
-    """A mark with its interval and a caption."""
+def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, best: bool) -> None:
+    """A mark with its interval and a caption; `goal` is the height of the line that it should stay below."""
     family = {name: style[0] for (name, _), style in picture.lines()}.get(policy.method, INK)
     color, mark, size = (CHOSEN, "*", 22) if best else (family, "o", 9)
     x, y = 100 * policy.cache_fraction, picture.squash(-policy.difference.mean)
@@ -104,7 +106,10 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, best: bool) ->
     if not best:
         # Beside its bar, as above it comes its own line; far to the right that has ended, but the front may run there.
         caption, is_left = f"{policy.method or policy.label} needs {policy.cache_fraction:.0%}", x < 70
-        spot, offset = ((x, y), (9, 0)) if is_left else ((x, high), (9, 12))
+        bottom, top = picture.y_range()
+        # Above its bar may be the line of the goal with its words.
+        end, up = (low, -12) if 0 <= goal - high < _ROOM * (top - bottom) else (high, 12)
+        spot, offset = ((x, y), (9, 0)) if is_left else ((x, end), (9, up))
         axes.annotate(
             caption, spot, offset, fontsize=10, textcoords="offset points", va="center",
             ha="left" if is_left else "right" if x > _NEAR_EDGE else "center", **look,

@@ -104,7 +104,7 @@ def test_samples_go_up_are_looked_at_and_a_study_begins(
     page.get_by_role("link", name="New study").first.click()
     page.locator("#task option").first.wait_for(state="attached")
     page.get_by_label("Task", exact=True).select_option("knowledge")
-    page.get_by_label("Name").fill("<img src=x onerror=alert(1)>")
+    page.get_by_label("Name", exact=True).fill("<img src=x onerror=alert(1)>")
     page.get_by_label("Samples").set_input_files(tmp_path / "wrong.jsonl")
     page.get_by_role("button", name="Start the study").click()
     page.get_by_text("pass --column answer=summary, or rename the column").wait_for()

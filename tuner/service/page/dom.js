@@ -17,7 +17,7 @@ export function put(element, ...children) {
 }
 
 function there(children) {
-  return children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 // A request; what is not answered is thrown with the service's own sentence.

@@ -39,7 +39,7 @@ GOOD = [{"context": f"Line {i}. The lamp costs {i + 10} euros.", "question": "Ho
         (("--model", "./no-such-folder"), "There is no model folder './no-such-folder'"),
         (("--model", "nobody/nothing"), "There is no folder 'nobody/nothing', and the model was not downloaded before"),
         (("--data", "empty.jsonl"), "empty.jsonl"),
-        (("--data", "broken.jsonl"), "broken.jsonl line 2"),
+        (("--task", "chat", "--data", "broken.jsonl"), "broken.jsonl line 2"),
         (("--data", "columns.jsonl"), "--column answer=summary"),
         (("--data", "missing.jsonl"), "missing.jsonl"),
         (("--data", "good.jsonl", "--column", "answr=summary"), "did you mean answer=summary?"),

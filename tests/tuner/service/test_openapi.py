@@ -22,7 +22,7 @@ positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "413", "422",
 negative_data_rejection.expected-statuses = ["400", "401", "404", "405", "406", "413", "415", "422", "429", "503"]
 missing_required_header.expected-statuses = ["400", "401", "403", "404", "406", "415", "422"]
 """
-EXAMPLES = 12
+EXAMPLES = 6
 """Per operation and phase; docs/service.md has the command for more."""
 
 

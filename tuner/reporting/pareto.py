@@ -94,6 +94,7 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, b
     color, mark, size = (CHOSEN, "*", 22) if best else (family, "o", 9)
     x, y = 100 * policy.cache_fraction, picture.squash(-policy.difference.mean)
     low, high = picture.squash(-policy.difference.high), picture.squash(-policy.difference.low)
+    bottom, top = picture.y_range()
     axes.errorbar(
         x, y, [[y - low], [high - y]], color=color, marker=mark, ms=size, mec="white", capsize=4, lw=1.8, zorder=6
     )
@@ -106,7 +107,6 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, b
     if not best:
         # Beside its bar, as above it comes its own line; far to the right that has ended, but the front may run there.
         caption, is_left = f"{policy.method or policy.label} needs {policy.cache_fraction:.0%}", x < 70
-        bottom, top = picture.y_range()
         # Above its bar may be the line of the goal with its words.
         end, up = (low, -12) if 0 <= goal - high < _ROOM * (top - bottom) else (high, 12)
         spot, offset = ((x, y), (9, 0)) if is_left else ((x, end), (9, up))
@@ -118,5 +118,4 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, b
     # Below nothing there is room under the whole picture: no front, no line.
     text = f"keeps {policy.cache_fraction:.0%} of the cache,\n{effect(-policy.difference.mean)}"
     middle = min(max(x, _CAPTION_WIDTH / 2 - 12), 100 - _CAPTION_WIDTH / 2)
-    bottom = (middle, picture.y_range()[0])
-    axes.annotate(text, bottom, (0, 6), textcoords="offset points", fontsize=12, ha="center", **look)
+    axes.annotate(text, (middle, bottom), (0, 6), textcoords="offset points", fontsize=12, ha="center", **look)

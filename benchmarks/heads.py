@@ -49,17 +49,21 @@ DRAWN = 400
 """Bundled samples to choose from, where no data is given."""
 
 
+def with_budgets(shares: np.ndarray, rules: Sequence[ScoreRule]) -> Policy:
+    """Shares `[layer, kv_head]` of the cache with a rule for each layer, recent tokens in proportion to each share."""
+    layers = zip(rules, shares, strict=True)
+    return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for rule, row in layers))
+
+
 def per_head(profile: Reconstruction, budget: float) -> Policy:
     """The profile's own policy: budgets per KV head, one half-life, recent tokens in proportion to a head's budget."""
-    rule = Decay(profile.half_life)
-    rows = profile.budgets(budget)
-    return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for row in rows))
+    shares = profile.budgets(budget)
+    return with_budgets(shares, [Decay(profile.half_life)] * len(shares))
 
 
 def per_head_learned(profile: Reconstruction, budget: float, learned: Sequence[ScoreRule]) -> Policy:
     """The same budgets with a rule for each layer."""
-    layers = zip(per_head(profile, budget).layers, learned, strict=True)
-    return Policy(tuple(replace(layer, rule=rule) for layer, rule in layers))
+    return with_budgets(profile.budgets(budget), learned)
 
 
 def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequence[ScoreRule]) -> dict[str, Policy]:
@@ -143,7 +147,7 @@ def main() -> None:
     some = chosen(samples, (options.tokens[0], options.tokens[1]), count, options.seed)
     twice, rest = some[:MOST_PROMPTS], some[MOST_PROMPTS:]
     learn, measure = rest[: options.learn], rest[options.learn :]
-    ends = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop).ends
+    ends = Grader.of(task, model, tokenizer).ends
     began = time.monotonic()
     reread = measure_reconstruction(model, twice, range(len(twice)), limit, Part(), silent)
     looked = time.monotonic()

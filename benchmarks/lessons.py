@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from a2sf_core import LayerPolicy, Policy
+from a2sf_core import Policy
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
-from benchmarks.heads import chosen
+from benchmarks.heads import BUDGETS, chosen, with_budgets
 from benchmarks.lab import console, report
 from benchmarks.peers_prompts import task_of
-from benchmarks.peers_report import Triple, ratio_interval
+from benchmarks.peers_report import Triple, in_brackets, ratio_interval
 from studies.samples import bundled_samples
 from tuner.choices import SMOLLM2
 from tuner.inputs.data import load_samples
@@ -38,21 +38,18 @@ from tuner.inputs.tasks import Task
 from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
 from tuner.measuring.texts import Ends
-from tuner.search.allocation import as_share
 from tuner.search.dimensions import Dimensions
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile import Profile
 from tuner.search.profile_part import Part
 from tuner.search.profiles import HALF_LIVES_TRIED, find_profile
-from tuner.search.reconstruction import RECENT, SINK
 from tuner.watch import Silent, silent
 
-BUDGETS = (0.1, 0.2, 0.4)
 CHOSEN_AT = 0.2
 """The budget at which the one half-life of a source is chosen."""
 DRAWN = 4
 """Times as many bundled samples are drawn as are needed: some have contexts or lengths that do not suit."""
-FULL, PER_LAYER, PER_HEAD, LEARNED = "full cache", "per layer", "per head", "learned"
+PER_LAYER, PER_HEAD, LEARNED = "per layer", "per head", "learned"
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Source:
             load_samples(given[1]) if len(given) == len(("task", "data", "low", "high")) else _own(task, tokens, count)
         )
         some = chosen(encode(drawn, tokenizer, task, max_tokens(model, tokenizer)), tokens, count, seed)
-        ends = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop).ends
+        ends = Grader.of(task, model, tokenizer).ends
         return cls(f"{task.name}, {tokens[0]} to {tokens[1]} tokens", some[:n_learn], some[n_learn:], ends)
 
 
@@ -97,7 +94,9 @@ class Lesson:
         dimensions = Dimensions("profile", True, engine.n_layers)
         profile = find_profile(engine, dimensions, limit, Part(), seed, Silent()).used
         budgets = profile.budgets(CHOSEN_AT)
-        losses = {h: engine.evaluate(policy(budgets, [Decay(h)] * engine.n_layers)).kl.mean() for h in HALF_LIVES_TRIED}
+        losses = {
+            h: engine.evaluate(with_budgets(budgets, [Decay(h)] * engine.n_layers)).kl.mean() for h in HALF_LIVES_TRIED
+        }
         rules = learned_rules(engine, range(len(source.learn)), silent)
         return cls(profile, min(losses, key=lambda half_life: float(losses[half_life])), rules)
 
@@ -106,13 +105,11 @@ class Lesson:
         shares = self.profile.budgets(budget)  # [layer, kv_head]
         one = [Decay(self.half_life)] * len(shares)
         by_layer = np.broadcast_to(shares.mean(-1, keepdims=True), shares.shape)
-        return {PER_LAYER: policy(by_layer, one), PER_HEAD: policy(shares, one), LEARNED: policy(shares, self.rules)}
-
-
-def policy(shares: np.ndarray, rules: Sequence[ScoreRule]) -> Policy:
-    """Budgets `[layer, kv_head]` with a rule for each layer."""
-    layers = zip(rules, shares, strict=True)
-    return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for rule, row in layers))
+        return {
+            PER_LAYER: with_budgets(by_layer, one),
+            PER_HEAD: with_budgets(shares, one),
+            LEARNED: with_budgets(shares, self.rules),
+        }
 
 
 def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float], np.ndarray]:
@@ -124,9 +121,8 @@ def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float]
 
 
 def _said(found: Triple) -> str:
-    mean, low, high = found
-    tie = " tie" if low <= 1 <= high else ""
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]{tie}"
+    _, low, high = found
+    return in_brackets(found, digits=2) + (" tie" if low <= 1 <= high else "")
 
 
 def main() -> None:

@@ -25,14 +25,12 @@ from benchmarks.lab import console, report
 from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
 from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost, exported, learned, medians, profile_of
 from benchmarks.peers_picture import draw
-from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
+from benchmarks.peers_prompts import ends_of, name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
 from benchmarks.peers_written import compared, write, written_table
 from tuner.choices import SMOLLM2
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import load_model
-from tuner.measuring.texts import Ends
 from tuner.search.profile_part import Part
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -58,7 +56,7 @@ def measure(
     """
     to.mkdir(parents=True, exist_ok=True)
     wanted = [FULL, *(arm.key for arm in arms), *labels]
-    ends = Ends(OWN_TOKENS, frozenset(end_tokens(model, tokenizer)))
+    ends = ends_of(model, tokenizer, OWN_TOKENS)
     found = []
     for done, each in enumerate(asked, 1):
         part = Part(to / f"{name_of(each)}.json")

@@ -25,12 +25,10 @@ from a2sf_core.switch import attach, cache_argument
 from benchmarks.heads import per_head, per_head_learned
 from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
-from benchmarks.peers_prompts import name_of
+from benchmarks.peers_prompts import ends_of, name_of
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.greedy import end_tokens
 from tuner.inputs.models import max_tokens
 from tuner.measuring.engine import Engine
-from tuner.measuring.texts import Ends
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import Reconstruction
@@ -72,8 +70,7 @@ def learned(model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int
     """A forgetting rule for each layer, fitted to both texts of the prompts `tune`; `file` keeps them."""
     part = Part(file.with_name(f"{file.name}-learned-{len(tune)}-{name_of(tune[0])}.json"))
     if part.get("rules", str(own_tokens)) is None:
-        ends = Ends(own_tokens, frozenset(end_tokens(model, tokenizer)))
-        teacher = Engine(model, tune, ends=ends, learn_from=LEARNED_FROM)
+        teacher = Engine(model, tune, ends=ends_of(model, tokenizer, own_tokens), learn_from=LEARNED_FROM)
         rules = learned_rules(teacher, range(len(tune)), silent)
         part.put("rules", str(own_tokens), [rule.to_dict() for rule in rules])
     return [read_rule(rule, "rule") for rule in part.get("rules", str(own_tokens))]

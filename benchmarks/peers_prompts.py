@@ -13,9 +13,10 @@ from a2sf_core.errors import A2SFError
 from studies.samples import bundled_samples
 from tuner.inputs.data import load_samples
 from tuner.inputs.encoding import Encoded, encode
-from tuner.inputs.greedy import greedily
+from tuner.inputs.greedy import end_tokens, greedily
 from tuner.inputs.models import max_tokens
 from tuner.inputs.tasks import Task, load_task
+from tuner.measuring.texts import Ends
 
 REAL_TASKS = Path(__file__).parent.parent / "studies" / "real"
 SHORTEST = 65
@@ -59,6 +60,11 @@ def prompts(
     if not learn or not measure:
         raise A2SFError(f"There is nothing to compare: {len(learn)} prompts to tune on, {len(measure)} to measure.")
     return learn, measure
+
+
+def ends_of(model: Any, tokenizer: Any, most: int) -> Ends:
+    """When a text is over that is written here: after `most` tokens, or one that ends it."""
+    return Ends(most, frozenset(end_tokens(model, tokenizer)))
 
 
 @torch.no_grad()

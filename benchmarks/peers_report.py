@@ -82,10 +82,10 @@ def quality_table(found: Found, text: str, title: str) -> Table:
         table.add_row(
             f"[bold]{row['method']}[/bold]" if row["method"] == found.lead else row["method"],
             f"{row['kept']:.2%}{' (!)' if off else ''}",
-            _text(row["kl"]),
-            _text(row.get("ours_minus"), "+"),
-            _text(row.get("ratio")),
-            _text(row["nll"], "+"),
+            in_brackets(row["kl"]),
+            in_brackets(row.get("ours_minus"), "+"),
+            in_brackets(row.get("ratio")),
+            in_brackets(row["nll"], "+"),
             f"{row['agrees'][0]:.3f}",
             f"{row['accuracy'][0]:.3f}",
         )
@@ -101,13 +101,9 @@ def in_markdown(found: Sequence[Found], text: str) -> str:
     lines = [f"| {text} text | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in methods:
         own = [each.get(name, {}) for each in columns]
-        cells = [_short(row.get("kl")) + _short(row.get("ratio"), "; ") for row in own]
+        cells = ["; ".join(filter(None, (in_brackets(row.get("kl")), in_brackets(row.get("ratio"))))) for row in own]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _short(found: Triple | None, before: str = "") -> str:
-    return "" if found is None else before + "{:.3f} [{:.3f}, {:.3f}]".format(*found)
 
 
 def cost_table(found: Mapping[str, Mapping[str, float]], share: float, n_prompts: int) -> Table:
@@ -136,8 +132,9 @@ def full_line(found: Found) -> str:
     return f"{FULL}, " + "; ".join(said)
 
 
-def _text(found: Triple | None, sign: str = "") -> str:
+def in_brackets(found: Triple | None, sign: str = "", digits: int = 3) -> str:
+    """A mean with its interval, as text; empty for None. With "+" as `sign` figures above 0 have one."""
     if found is None:
         return ""
-    mean, low, high = (f"{value:{sign}.3f}" for value in found)
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in found)
     return f"{mean} [{low}, {high}]"

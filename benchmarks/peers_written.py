@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.peers_evaluator import FULL, Keep, OnePrompt
-from benchmarks.peers_report import Triple, mean_interval
+from benchmarks.peers_report import Triple, in_brackets, mean_interval
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.metrics import METRICS
 from tuner.inputs.own_metric import text_score
@@ -72,11 +72,10 @@ def written_table(found: Sequence[Written], share: float, n_prompts: int) -> Tab
     for name in ("F1", "over full", "ROUGE-L", "over full", "same text"):
         table.add_column(name)
     for each in found:
-        cells = [cell for name in WRITTEN for cell in (_text(each.points[name]), _text(each.lost[name], "+"))]
+        cells = [
+            in_brackets(found, sign, digits=1)
+            for name in WRITTEN
+            for found, sign in ((each.points[name], ""), (each.lost[name], "+"))
+        ]
         table.add_row(each.method, *cells, f"{each.same:.0%}")
     return table
-
-
-def _text(found: Triple, sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.1f}" for value in found)
-    return f"{mean} [{low}, {high}]"

@@ -71,12 +71,11 @@ class Expectation:
         return math.exp(min((math.log(points) - self.intercept) / self.slope, MOST_LOG_KL)) if self.slope else math.inf
 
     def provable(self, goal: float, n: int) -> float:
-        """Points that may be expected to be lost for `low` to be within `goal` points on `n` contexts."""
+        """Points that may be expected to be lost for an interval on `n` contexts to end within `goal`: for planning.
+
+        Its lower end is about the mean less two standard errors, one unseen loss and the step beyond a percentile
+        included.
+        """
         half = ERRORS_EACH_SIDE * math.sqrt(self.variance / (n + 1)) / 2
         with_unseen = (math.sqrt(half**2 + goal) - half) ** 2  # goal = x^2 + 2 half x
         return (with_unseen * (n + 1) - 2 * self.resolution) / n
-
-    def low(self, kl: float, n: int) -> float:
-        """About the lower end of its interval on `n` contexts, one unseen loss included: for planning."""
-        lost = (n * self.lost(kl) + 2 * self.resolution) / (n + 1)  # the unseen loss, and the step beyond a percentile
-        return -lost - ERRORS_EACH_SIDE * math.sqrt(self.variance * lost / (n + 1))

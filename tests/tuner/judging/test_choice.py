@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.tuner.judging.foreseen import low
 from tests.tuner.models import samples, tiny
 from tuner.judging.choice import Choice, choose
 from tuner.judging.contest import Contest, Proposal
@@ -47,7 +48,7 @@ def test_a_choice_is_a_ladder_from_safe_to_bold(chosen: tuple[Choice, Contest]) 
         assert ladder.around.proposal in ladder.rungs
         lost = [choice.expectation.lost(seen.largest_kl(rung.policy)) for rung in ladder.rungs]
         assert lost[0] <= ladder.around.lost <= lost[-1]
-        assert choice.expectation.low(seen.largest_kl(ladder.around.proposal.policy), 400) >= -0.5
+        assert low(choice.expectation, seen.largest_kl(ladder.around.proposal.policy), 400) >= -0.5
     assert choice.picked is not None
     assert choice.picked.around.proposal.label.startswith("trial ")
     assert choice.finalists
@@ -64,7 +65,7 @@ def test_it_is_the_smallest_budget_that_is_expected_to_be_proven(contest: Contes
         own = planner(contest, goal, 400)
         ladder = own.ladder([H2O], Count(silent, 1))
         good = [step for step in BUDGET_STEPS
-                if own.expectation.low(contest.kl(H2O.at(step)), 400) >= -goal]  # fmt: skip
+                if low(own.expectation, contest.kl(H2O.at(step)), 400) >= -goal]  # fmt: skip
         assert (ladder is not None) == bool(good)
         if ladder:
             assert ladder.around.proposal.budget in good
@@ -76,7 +77,7 @@ def test_where_nothing_can_be_proven_the_best_estimate_is_chosen(contest: Contes
     own = planner(contest, 5.0, 2)
     ladder = own.ladder([H2O], Count(silent, 1))
     assert ladder is not None
-    assert own.expectation.low(contest.kl(ladder.around.proposal.policy), 2) < -5
+    assert low(own.expectation, contest.kl(ladder.around.proposal.policy), 2) < -5
     assert ladder.around.lost <= 5
     assert planner(contest, 0.0, 2).ladder([H2O], Count(silent, 1)) is None
 

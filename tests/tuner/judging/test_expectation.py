@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.tuner.judging.foreseen import low
 from tuner.judging.expectation import Expectation, Look
 from tuner.judging.intervals import Paired
 
@@ -40,7 +41,7 @@ def test_the_foreseen_end_of_an_interval_is_about_what_samples_show() -> None:
     for _ in range(200):
         paired = Paired.of(-100.0 * (rng.random(400) < 0.02)).with_unseen(100.0)
         lows.append(paired.mean - 1.96 * paired.spread / np.sqrt(401))
-    assert expectation.low(0.01, 400) == pytest.approx(np.mean(lows), rel=0.1)
+    assert low(expectation, 0.01, 400) == pytest.approx(np.mean(lows), rel=0.1)
 
 
 @pytest.mark.parametrize("slope", [0.3, 0.8, 2.0])
@@ -49,7 +50,7 @@ def test_the_largest_kl_for_a_goal_is_where_the_goal_is_met(slope: float) -> Non
     kl = expectation.kl_losing(3.0)
     assert expectation.lost(kl) == pytest.approx(3.0)
     provable = expectation.provable(5.0, 100)
-    assert expectation.low(expectation.kl_losing(provable), 100) == pytest.approx(-5.0)
+    assert low(expectation, expectation.kl_losing(provable), 100) == pytest.approx(-5.0)
 
 
 def test_where_nothing_is_good_enough_no_kl_is() -> None:

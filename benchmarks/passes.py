@@ -73,7 +73,7 @@ def trial(model: Any, tokenizer: Any, repeats: int) -> tuple[dict[str, float], d
     """CPU seconds of a policy on all samples, and what they hold in bytes, by how answers are held."""
     task = load_task(str(TASK))
     assert task.samples is not None
-    grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
+    grader = Grader.of(task, model, tokenizer)
     samples = encode(bundled_samples(task.samples, SAMPLES), tokenizer, task, max_tokens(model, tokenizer))
     engine = Engine(model, list(samples), ends=grader.ends)
     policies = iter(Policy.h2o(engine.n_layers, BUDGET + 0.001 * i) for i in range(10**6))

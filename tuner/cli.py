@@ -123,7 +123,7 @@ def tune(
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
-        from tuner.judging.forecast import preview
+        from tuner.reporting.forecast import preview
 
         typer.echo(preview(settings, read(settings)))
     else:

@@ -172,7 +172,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     tracker = Tracker(folder, f"a2sf {task.name}", folder.name, names, settings.mlflow, watch.say)
     tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
-    grader = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
+    grader = Grader.of(task, model, tokenizer)
     job = _Job(
         settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, tracker, memory,
         grader, watch,

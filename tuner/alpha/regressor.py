@@ -24,7 +24,7 @@ from tuner.alpha.table import BUDGET_SCALES, LossTable, loss_table, places, uses
 from tuner.judging.intervals import Interval, paired_interval
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
-from tuner.watch import Count, Progress
+from tuner.watch import Count, Progress, silent
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 4
@@ -51,14 +51,14 @@ def fit(
     train: LossTable, policy: Policy, select: Engine, report: Engine, seed: int, count: Count | None = None
 ) -> tuple[AlphaModel, Pipeline]:
     """Fit on `train` (from the search split, around `policy`), decide on `select`, measure on `report`."""
+    count = count or Count(silent, 1)
     ridge = min(RIDGES, key=lambda strength: _cross_validated_regret(train, strength, seed))
     pipeline = _fit_surface(train, ridge)
     deciding = loss_table(select, policy, count, (1.0,))
     model = judge(
         train, pipeline, deciding, lambda: loss_table(report, policy, count, (1.0,)), seed, uses_alpha(policy)
     )
-    if count:
-        count.close()
+    count.close()
     return model, pipeline
 
 

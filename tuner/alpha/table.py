@@ -19,8 +19,6 @@ from tuner.watch import Count, silent
 
 BUDGET_SCALES = (1.0, 0.5, 0.25)
 """Shares of the tuned budget at which the surface is fitted: where the cache is ample, all half-lives do well."""
-
-
 DEEP_STEP = 3
 """In a model of more than `SHALLOW` layers looks are dear: every third half-life is measured there, and the last."""
 

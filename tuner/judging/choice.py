@@ -46,8 +46,8 @@ def choose(
 
     Nothing is proven here, so nothing is corrected for being the best of many: a proposal that was lucky fails on the
     report samples, and a safer one has passed before it. Shapes of trials on the search's front, as they are and
-    flatter, are bisected over budgets, and baselines, among them the best single alpha, in the same way: a tuned policy
-    should beat what an engineer could set by hand.
+    flatter, are taken to the smallest budget that promises enough, and baselines, among them the best single alpha, in
+    the same way: a tuned policy should beat what an engineer could set by hand.
 
     Args:
         seen: on search and select samples: how what is lost follows the KL, and the KL of each proposal, which is the

@@ -18,6 +18,7 @@ from tuner.inputs.greedy import end_tokens, greedily
 from tuner.inputs.metrics import METRICS, Metric
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.power import resolution
+from tuner.inputs.tasks import Task
 from tuner.measuring.batch import pad
 from tuner.measuring.choosing import right_choices
 from tuner.measuring.engine import Engine, by_gathering
@@ -47,6 +48,11 @@ class Grader:
         self._writers: dict[Engine, Writer] = {}
         self._texts: dict[tuple[Engine, Policy], list[str]] = {}
         self._chosen: dict[tuple[Engine, Policy], np.ndarray] = {}
+
+    @classmethod
+    def of(cls, task: Task, model: Any, tokenizer: Any) -> Grader:
+        """That of a task."""
+        return cls(task.metric, model, tokenizer, task.max_new_tokens, task.stop)
 
     def __call__(self, engine: Engine, policy: Policy) -> np.ndarray:
         if self.metric.of_choices:

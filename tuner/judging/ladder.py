@@ -63,7 +63,8 @@ class Curve:
 
     def kl(self, budget: float) -> float:
         """Read off it, nats per token; beyond its ends as steep as at them."""
-        x, place = math.log(budget), int(np.searchsorted(self.log_budget[1:-1], math.log(budget)))
+        x = math.log(budget)
+        place = int(np.searchsorted(self.log_budget[1:-1], x))
         left, right = self.log_budget[place : place + 2]
         low, high = self.log_kl[place : place + 2]
         return math.exp(low + (high - low) * (x - left) / (right - left))

@@ -114,14 +114,19 @@ def climb(
     small chance as if there were only one. If already the first fails, nothing is proven; then the smallest cache from
     the middle of the ladder upwards whose mean is within the goal is promising.
     """
-    judged: list[Candidate] = []
     count = Count(progress, len(ladder.rungs) if ladder else 1)
+    found = _climb(contest, ladder, count)
+    count.close()
+    return found
+
+
+def _climb(contest: Contest, ladder: Ladder | None, count: Count) -> tuple[Contender | None, list[Candidate]]:
+    judged: list[Candidate] = []
     for rung in count.each(ladder.rungs if ladder else ()):
         judged.append(contest.judge(rung))
         if not judged[-1].meets(contest.max_degradation):
             break
     if ladder is None or judged[0].meets(contest.max_degradation):
-        count.close()
         holding = [each for each in judged if each.meets(contest.max_degradation)]
         return (Contender(holding[-1], True, contest.max_degradation) if holding else None), judged
     middle = ladder.rungs.index(ladder.around.proposal)
@@ -129,9 +134,7 @@ def climb(
         hopeful = judged[0] if rung is ladder.rungs[0] else contest.judge(rung)
         judged.append(hopeful)
         if hopeful.difference.mean >= -contest.max_degradation:
-            count.close()
             return Contender(hopeful, False, -min(judged[0].difference.low, hopeful.difference.low)), judged
-    count.close()
     return None, judged
 
 

@@ -106,7 +106,7 @@ def validate(task: Task, parts: Parts[Encoded], model: Any, tokenizer: Any) -> V
     full = Policy.full(engine.n_layers)
     if not engine.evaluate(full).finite():
         raise A2SFError("The model gives NaN or infinity with the full cache; try another --dtype.")
-    scores = Grader(task.metric, model, tokenizer, task.max_new_tokens, task.stop)(engine, full)
+    scores = Grader.of(task, model, tokenizer)(engine, full)
     written = generate(model, tokenizer, [first], full, task.max_new_tokens, task.stop)[0]
     return Validation(tokenizer.decode(first.whole_prompt), tokenizer.decode(first.answer_ids), written, scores,
                       tokenizer.decode(first.question_ids))  # fmt: skip

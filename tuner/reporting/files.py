@@ -21,6 +21,7 @@ from tuner.reporting.evidence import Evidence
 from tuner.reporting.half_life import half_life_png
 from tuner.reporting.html import pareto_html
 from tuner.reporting.learned_curves import learned_png
+from tuner.reporting.names import HALF_LIFE_PNG, LEARNED_PNG, PARETO_HTML, PARETO_PNG, PROFILE_PNG, REPORT_FILE
 from tuner.reporting.pareto import pareto_png
 from tuner.reporting.profile_map import profile_png
 from tuner.search.objectives import QUALITY
@@ -36,7 +37,7 @@ def write(
 ) -> list[Path]:
     """Write report.json and the pictures into `folder` and return their paths."""
     report, png, html, half_life, profile = (
-        folder / name for name in ("report.json", "pareto.png", "pareto.html", "half_life.png", "profile.png")
+        folder / name for name in (REPORT_FILE, PARETO_PNG, PARETO_HTML, HALF_LIFE_PNG, PROFILE_PNG)
     )
     finalists = [
         {"label": e.proposal.label, "cache_fraction": e.cache_fraction, "expected_difference_points": -e.lost}
@@ -54,7 +55,7 @@ def write(
     files = [report, png, html, half_life]
     learned = [layer.rule for layer in chosen.policy.layers if isinstance(layer.rule, Learned)]
     if learned:
-        files.append(folder / "learned.png")
+        files.append(folder / LEARNED_PNG)
         learned_png(files[-1], learned)
     if space.profile is not None:
         profile_png(profile, space.profile, chosen.policy)

@@ -107,12 +107,11 @@ class Storage:
 
     def trials(self) -> list[FrozenTrial]:
         """Every finished trial as Optuna knows it."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        return _finished(self._study)
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
-        best = {trial.number for trial in self._study.best_trials}
-        return [_record(trial, trial.number in best) for trial in self.trials()]
+        return _records(self._study)
 
     def count_report_look(self, policies: Sequence[Policy]) -> int:
         """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
@@ -148,10 +147,7 @@ def read_trials(run_dir: Path) -> list[TrialRecord]:
     Raises:
         A2SFError: if there is no study in `run_dir`.
     """
-    study = _open_for_reading(run_dir)
-    best = {trial.number for trial in study.best_trials}
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return [_record(trial, trial.number in best) for trial in finished]
+    return _records(_open_for_reading(run_dir))
 
 
 def read_identity(run_dir: Path) -> dict[str, str]:
@@ -175,7 +171,7 @@ def _open(path: Path, how: Callable[[JournalStorage], optuna.Study]) -> optuna.S
         check_lines(path)
     try:
         study = how(JournalStorage(JournalFileBackend(str(path))))
-        trials = study.get_trials(deepcopy=False)
+        finished = _finished(study)
     except OSError:
         raise
     except Exception as error:  # Optuna takes lines for granted, and fails in as many ways as they can be wrong
@@ -183,7 +179,7 @@ def _open(path: Path, how: Callable[[JournalStorage], optuna.Study]) -> optuna.S
         raise A2SFError(f"{path} is not a readable Optuna journal ({said}); move it away or use --out.") from error
     if [direction.name.lower() for direction in study.directions] != list(DIRECTIONS):
         raise A2SFError(f"{path} is a study of other objectives; move it away or use --out.")
-    check_trials(path, study.user_attrs, [trial for trial in trials if trial.state.is_finished()])
+    check_trials(path, study.user_attrs, finished)
     return study
 
 
@@ -193,6 +189,15 @@ def _drop_torn_line(journal: Path) -> None:
     if not (content := journal.read_bytes()).endswith(b"\n"):
         with journal.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def _records(study: optuna.Study) -> list[TrialRecord]:
+    best = {trial.number for trial in study.best_trials}
+    return [_record(trial, trial.number in best) for trial in _finished(study)]
 
 
 def _record(trial: FrozenTrial, pareto: bool) -> TrialRecord:

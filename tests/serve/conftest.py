@@ -24,6 +24,7 @@ POLICY = Policy(
     )
 )
 """Heads apart, a window, a decay, and a layer that keeps all."""
+TINY = Policy.h2o(4, 12)
 
 
 TEMPLATE = """{% if messages[0].role == 'assistant' %}{{ raise_exception('a chat begins with the user') }}{% endif -%}

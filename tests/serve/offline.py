@@ -24,3 +24,9 @@ def written(model: Any, policy: Policy, ids: Sequence[int], most: int, **samplin
         prompt = torch.tensor([list(ids)])
         output = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
     return [int(token) for token in output[0, len(ids) :]]
+
+
+def written_text(reference: tuple[Any, Any], policy: Policy, ids: Sequence[int], most: int, **sampling: Any) -> str:
+    """The same as text; `reference` is the model and its tokenizer."""
+    model, tokenizer = reference
+    return str(tokenizer.decode(written(model, policy, ids, most, **sampling), skip_special_tokens=True))

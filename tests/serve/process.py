@@ -7,11 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import httpx2 as httpx
+import pytest
 
 TOKEN = "a-token-for-tests"
 COMMAND = [sys.executable, "-m", "tuner.serving.command", "--port", "0"]
@@ -25,10 +29,23 @@ class Server:
     url: str
     log: Path
 
+    def metrics(self) -> str:
+        """What /metrics shows."""
+        return httpx.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for it, a minute at most."""
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not happen within a minute")
 
 
 @contextmanager

@@ -80,5 +80,5 @@ def test_a_shadow_answers_from_the_full_cache(
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
         answer = client.completions.create(model="reference", prompt=undecided, max_tokens=16, **hot)  # type: ignore[call-overload]
         assert answer.choices[0].text == tokenizer.decode(tokens, skip_special_tokens=True)
-        shown = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        shown = server.metrics()
         assert f"a2sf_shadow_tokens_total {len(tokens) - 1:.1f}" in shown

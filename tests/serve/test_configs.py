@@ -15,11 +15,10 @@ from a2sf_core.serve.job import Ended, Event, Job
 from a2sf_core.serve.sampling import Sampling
 from a2sf_core.serve.served import CANARY, SHADOW, STABLE, Configs, Served
 
-from .conftest import POLICY
-from .offline import written
+from .conftest import POLICY, TINY
+from .offline import written, written_text
 from .test_engine import MOST, answer, asked, value
 
-TINY = Policy.h2o(4, 12)
 HOT = Sampling(1.5, 1.0, 3)
 
 
@@ -27,15 +26,10 @@ def engine_of(reference: tuple[Any, Any], configs: Configs, **options: Any) -> E
     return Engine(*reference, configs, **{"ends": [2], **options})
 
 
-def offline(reference: tuple[Any, Any], policy: Policy, ids: list[int], most: int = MOST, **how: Any) -> str:
-    model, tokenizer = reference
-    return str(tokenizer.decode(written(model, policy, ids, most, **how), skip_special_tokens=True))
-
-
 def test_what_runs_ends_with_the_policy_that_it_began_with(reference: tuple[Any, Any], undecided: str) -> None:
     ids = reference[1](undecided).input_ids
     configs = Configs(Served(POLICY, version="old"))
-    expected = {policy: offline(reference, policy, ids, **vars(HOT)) for policy in (POLICY, TINY)}
+    expected = {policy: written_text(reference, policy, ids, MOST, **vars(HOT)) for policy in (POLICY, TINY)}
     assert expected[POLICY] != expected[TINY]
     with attach(POLICY, reference[0]):
         engine = engine_of(reference, configs)
@@ -54,7 +48,7 @@ def test_what_runs_ends_with_the_policy_that_it_began_with(reference: tuple[Any,
 def test_a_canary_answers_its_share_and_is_counted_apart(reference: tuple[Any, Any], undecided: str) -> None:
     ids = reference[1](undecided).input_ids
     policies = {STABLE: POLICY, CANARY: TINY}
-    expected = {role: offline(reference, policy, ids, **vars(HOT)) for role, policy in policies.items()}
+    expected = {role: written_text(reference, policy, ids, MOST, **vars(HOT)) for role, policy in policies.items()}
     assert expected[STABLE] != expected[CANARY]
     configs = Configs(Served(POLICY), Served(TINY, CANARY), 0.3)
     shares = [configs.pick().role for _ in range(2000)].count(CANARY) / 2000

@@ -19,7 +19,7 @@ from a2sf_core.serve.sampling import Sampling
 from a2sf_core.serve.served import Configs, Served
 
 from .conftest import POLICY
-from .offline import written
+from .offline import written_text
 
 MOST = 24
 SAMPLED = [Sampling(), Sampling(1.0, 1.0, 7), Sampling(0.7, 0.9, 11), Sampling(1.3, 1.0, 2**40)]
@@ -67,7 +67,7 @@ def test_eight_together_write_what_each_writes_alone(
     model, tokenizer = reference
     how = {} if not sampling.temperature else vars(sampling)
     encoded = [tokenizer(prompt).input_ids for prompt in prompts]
-    alone = [tokenizer.decode(written(model, POLICY, ids, MOST, **how), skip_special_tokens=True) for ids in encoded]
+    alone = [written_text((model, tokenizer), POLICY, ids, MOST, **how) for ids in encoded]
     with serving(reference, piece=piece) as engine:
         answers = [each() for each in [asked(engine, ids, sampling=sampling) for ids in encoded]]
     assert [text for text, _ in answers] == alone
@@ -153,7 +153,7 @@ def test_a_cancelled_row_leaves_and_the_others_stay_right(reference: tuple[Any, 
         asked(engine, [5, 6], 1)()  # a step later
         assert engine.held_bytes() == 0
         assert value(engine, "requests_total", config="stable", outcome="cancelled") == 1
-    expected = [tokenizer.decode(written(model, POLICY, ids, MOST), skip_special_tokens=True) for ids in encoded[1:4]]
+    expected = [written_text((model, tokenizer), POLICY, ids, MOST) for ids in encoded[1:4]]
     assert texts == expected
 
 

@@ -24,7 +24,7 @@ from a2sf_core.shape import fingerprint
 from tuner.serving.export import export_transformers
 
 from .conftest import POLICY, TEMPLATE
-from .offline import written
+from .offline import written, written_text
 
 MOST = 12
 
@@ -125,14 +125,14 @@ def test_transformers_serve_prunes(
         chunks = client.chat.completions.create(**given(question), stream=True)
         return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
-    def offline(question: str) -> str:
+    def unserved(question: str) -> str:
         tokenizer.chat_template = TEMPLATE
         chat: Any = [{"role": "user", "content": question}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         tokenizer.chat_template = None
-        return str(tokenizer.decode(written(model, POLICY, ids, MOST), skip_special_tokens=True))
+        return written_text((model, tokenizer), POLICY, ids, MOST)
 
-    expected = [offline(question) for question in questions]
+    expected = [unserved(question) for question in questions]
     whole = client.chat.completions.create(**given(questions[0])).choices[0].message.content
     assert whole == expected[0]
     stream = client.chat.completions.create(**given(questions[1]), stream=True)

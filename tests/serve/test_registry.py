@@ -18,10 +18,9 @@ from tests.tuner.tracking.servers import Server as Mlflow
 from tuner.tracking.registry import Alias, register
 from tuner.tracking.tracker import Tracker
 
-from .conftest import POLICY
-from .offline import written
-from .process import TOKEN, running
-from .test_server import until
+from .conftest import POLICY, TINY
+from .offline import written, written_text
+from .process import TOKEN, running, until
 
 NAME = "a2sf-test"
 HOT = {"temperature": 1.5, "seed": 3, "max_tokens": 12}
@@ -79,12 +78,10 @@ def test_the_server_follows_the_alias(
     run: Path, config: Path, tmp_path: Path, reference: tuple[Any, Any], undecided: str
 ) -> None:
     register(run, NAME)
-    model, tokenizer = reference
-    ids = tokenizer(undecided).input_ids
+    ids = reference[1](undecided).input_ids
 
-    def offline(policy: Policy) -> str:
-        tokens = written(model, policy, ids, 12, temperature=1.5, seed=3)
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    def unserved(policy: Policy) -> str:
+        return written_text(reference, policy, ids, 12, temperature=1.5, seed=3)
 
     options = ["--model", "reference", "--config", f"models:/{NAME}@champion", "--mlflow", address_of(run)]
     with running(tmp_path, *options) as server:
@@ -96,13 +93,13 @@ def test_the_server_follows_the_alias(
             return answer.headers["A2SF-Config"], answer.json()["choices"][0]["text"]
 
         old = A2SFConfig.from_pretrained(run)
-        assert asked() == (f"stable {Served.of(old).version}", offline(POLICY))
-        new = replace(old, policy=Policy.h2o(4, 12))
+        assert asked() == (f"stable {Served.of(old).version}", unserved(POLICY))
+        new = replace(old, policy=TINY)
         new.save_pretrained(run)
         assert register(run, NAME).version == "2"
         until(lambda: asked()[0] == f"stable {Served.of(new).version}")
-        assert asked()[1] == offline(new.policy)
-        assert f"models:/{NAME}@champion (version 2)" in httpx.get(f"{server.url}/metrics", headers=headers).text
+        assert asked()[1] == unserved(new.policy)
+        assert f"models:/{NAME}@champion (version 2)" in server.metrics()
     old.save_pretrained(run)
 
 

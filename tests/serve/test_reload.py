@@ -9,20 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import openai
 import pytest
 
 from a2sf_core import A2SFConfig, Policy
 from a2sf_core.serve.served import Served
 
-from .conftest import POLICY
-from .offline import written
-from .process import TOKEN, Server, running
-from .test_server import until
+from .conftest import POLICY, TINY
+from .offline import written_text
+from .process import TOKEN, Server, running, until
 
 MOST = 16
-TINY = Policy.h2o(4, 12)
 HOT: dict[str, Any] = {"temperature": 1.5, "seed": 3}
 
 
@@ -47,10 +44,6 @@ def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
 
 
-def metrics(server: Server) -> str:
-    return httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
-
-
 def asked(client: openai.OpenAI, prompt: str) -> tuple[str, str, str]:
     """Role and version of what answered, and the text."""
     given: dict[str, Any] = {"model": "reference", "prompt": prompt, "max_tokens": MOST, **HOT}
@@ -70,10 +63,8 @@ def versions(client: openai.OpenAI, prompt: str) -> dict[str, tuple[str, str]]:
     pytest.fail(f"one of the two never answered: {found}")
 
 
-def offline(reference: tuple[Any, Any], policy: Policy, prompt: str) -> str:
-    model, tokenizer = reference
-    tokens = written(model, policy, tokenizer(prompt).input_ids, MOST, **HOT)
-    return str(tokenizer.decode(tokens, skip_special_tokens=True))
+def unserved(reference: tuple[Any, Any], policy: Policy, prompt: str) -> str:
+    return written_text(reference, policy, reference[1](prompt).input_ids, MOST, **HOT)
 
 
 def test_a_new_config_answers_and_a_bad_one_is_refused_while_the_old_goes_on(
@@ -81,17 +72,17 @@ def test_a_new_config_answers_and_a_bad_one_is_refused_while_the_old_goes_on(
 ) -> None:
     prompt, file = undecided, folder / "a2sf_config.json"
     old = A2SFConfig.from_pretrained(file)
-    expected = {policy: offline(reference, policy, prompt) for policy in (POLICY, TINY, Policy.full(4))}
+    expected = {policy: unserved(reference, policy, prompt) for policy in (POLICY, TINY, Policy.full(4))}
     assert len(set(expected.values())) == 3
     before = versions(client, prompt)
     assert before["stable"] == (Served.of(old).version, expected[POLICY])
     assert before["canary"][1] == expected[TINY]
-    assert f'a2sf_config_info{{config="stable",source="{folder}",version="{before["stable"][0]}"}} 1.0' in metrics(
-        server
+    assert (
+        f'a2sf_config_info{{config="stable",source="{folder}",version="{before["stable"][0]}"}} 1.0' in server.metrics()
     )
 
     replace(old, policy=Policy.full(4)).save_pretrained(folder)
-    until(lambda: 'a2sf_config_reloads_total{config="stable",outcome="loaded"} 1.0' in metrics(server))
+    until(lambda: 'a2sf_config_reloads_total{config="stable",outcome="loaded"} 1.0' in server.metrics())
     after = versions(client, prompt)
     assert after["stable"][1] == expected[Policy.full(4)]
     assert after["stable"][0] != before["stable"][0]
@@ -104,8 +95,8 @@ def test_a_new_config_answers_and_a_bad_one_is_refused_while_the_old_goes_on(
     for count, (text, why) in enumerate(said, 1):
         file.write_text(text)
         refused = f'a2sf_config_reloads_total{{config="stable",outcome="refused"}} {count}.0'
-        until(lambda refused=refused: refused in metrics(server))  # type: ignore[misc]
-        (line,) = [line for line in metrics(server).splitlines() if line.startswith("a2sf_config_refused{")]
+        until(lambda refused=refused: refused in server.metrics())  # type: ignore[misc]
+        (line,) = [line for line in server.metrics().splitlines() if line.startswith("a2sf_config_refused{")]
         assert why in line
         log = [line for line in server.log.read_text().splitlines() if why in line]
         assert len(log) == 1
@@ -113,6 +104,6 @@ def test_a_new_config_answers_and_a_bad_one_is_refused_while_the_old_goes_on(
         assert versions(client, prompt) == after
 
     old.save_pretrained(folder)
-    until(lambda: "a2sf_config_refused{" not in metrics(server))
+    until(lambda: "a2sf_config_refused{" not in server.metrics())
     assert versions(client, prompt) == before
     assert server.stop() == 0

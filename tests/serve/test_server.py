@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from .conftest import POLICY
-from .offline import written
-from .process import TOKEN, Server, running
+from .offline import written, written_text
+from .process import TOKEN, Server, running, until
 
 MOST = 24
 NAME = "a2sf-test"
@@ -39,18 +39,10 @@ def client(server: Server) -> openai.OpenAI:
 
 def value(server: Server, name: str) -> float:
     """One figure of /metrics, summed over its labels."""
-    text = httpx.get(f"{server.url}/metrics", headers=_authorized()).text
+    text = server.metrics()
     samples = [each for family in text_string_to_metric_families(text) for each in family.samples if each.name == name]
     assert samples, name
     return sum(each.value for each in samples)
-
-
-def until(happened: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if happened():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not happen within a minute")
 
 
 def _authorized() -> dict[str, str]:
@@ -183,7 +175,7 @@ def test_a_chat_goes_through_the_template(client: openai.OpenAI, reference: tupl
         assert message.role == "assistant"
     model, tokenizer = reference
     ids = tokenizer("system: The picnic is on Friday.\nuser: When is the picnic?\nAnswer:", add_special_tokens=False)
-    assert text == tokenizer.decode(written(model, POLICY, ids.input_ids, 9), skip_special_tokens=True)
+    assert text == written_text((model, tokenizer), POLICY, ids.input_ids, 9)
     assert text
 
 

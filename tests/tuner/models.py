@@ -6,20 +6,21 @@ import random
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, MistralConfig, OPTConfig
 
 from tuner.inputs.encoding import Encoded
 
 VOCABULARY = 97
+GROUPED = {"llama": LlamaConfig, "mistral": MistralConfig, "granite": GraniteConfig}
 
 
-def tiny(kind: str, n_layers: int = 3) -> Any:
-    """A random "llama" (4 query heads, 2 KV heads) or "opt" (4 heads)."""
+def tiny(kind: str, n_layers: int = 3, **special: Any) -> Any:
+    """A random "opt" (4 heads), or one of `GROUPED` (4 query heads, 2 KV heads); `special` are settings of its own."""
     torch.manual_seed(0)
     common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": n_layers, "num_attention_heads": 4}
     config = (
-        LlamaConfig(**common, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3)
-        if kind == "llama"
+        GROUPED[kind](**common, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3, **special)
+        if kind in GROUPED
         else OPTConfig(**common, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128, init_std=0.3)
     )
     return AutoModelForCausalLM.from_config(config).eval()

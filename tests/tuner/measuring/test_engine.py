@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
-from tests.tuner.models import VOCABULARY, samples, tiny
+from tests.tuner.models import samples, tiny
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.bank import BANK, SNAPKV_WINDOW, Bank
 from tuner.measuring.batch import keep_masks
@@ -48,12 +47,7 @@ def answer_alone(model: Any, sample: Encoded, policy: Policy) -> tuple[float, fl
 
 def sliding() -> Any:
     """Three layers that see no further back than 24 tokens, 4 query heads, 2 KV heads."""
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=24, initializer_range=0.3,
-    )  # fmt: skip
-    return MistralForCausalLM(config).eval()
+    return tiny("mistral", sliding_window=24)
 
 
 def check_against_the_attached_model(model: Any, policy: Policy) -> None:

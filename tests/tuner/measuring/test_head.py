@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig
 
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
-from tests.tuner.models import VOCABULARY, samples, tiny
+from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
 from tuner.measuring.store import nbytes
 from tuner.measuring.texts import Ends
@@ -23,12 +22,7 @@ ENDS = Ends(6, frozenset({5, 17, 40}))
 
 def scaled() -> Any:
     """A model that scales what its output embeddings say."""
-    torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, initializer_range=0.3, logits_scaling=3.0,
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config).eval()
+    return tiny("granite", logits_scaling=3.0)
 
 
 def engine(model: Any, memory: int | None = None) -> Engine:

@@ -24,7 +24,7 @@ from rich.table import Table
 from a2sf_core import LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
-from benchmarks.lab import console, report
+from benchmarks.lab import console, in_brackets, report
 from studies.samples import Sample, bundled_samples
 from tuner.choices import SMOLLM2
 from tuner.inputs.data import load_samples
@@ -113,10 +113,6 @@ def rows(
     ]
 
 
-def _interval(found: Sequence[float]) -> str:
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
-
-
 def arguments(description: str | None, learn: int, learned: str, measure: int) -> argparse.Namespace:
     """The command line: which prompts, how many of them teach what is `learned`, and how many are measured."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
@@ -171,7 +167,7 @@ def main() -> None:
     for budget in BUDGETS:
         for row in rows(engine, budget, reread.profile, learned, full):
             names = ("nll", "reference_kl", "own_kl", "kl_over_best_known", "kl_over_heads_16")
-            table.add_row(f"{row['kept']:.1%}", row["method"], *(_interval(row[name]) for name in names))
+            table.add_row(f"{row['kept']:.1%}", row["method"], *(in_brackets(row[name], "+") for name in names))
             report("heads", row)
     console.print(table)
 

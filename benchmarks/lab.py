@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def growth(points: list[Point]) -> list[float]:
 def mean_and_error(values: list[float]) -> str:
     """``mean ± standard error``."""
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def in_brackets(found: Sequence[float] | None, sign: str = "", digits: int = 3) -> str:
+    """A mean with its interval, as text; empty for None. With "+" as `sign` figures above 0 have one."""
+    if found is None:
+        return ""
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in found)
+    return f"{mean} [{low}, {high}]"
 
 
 def report(name: str, found: Any) -> None:

@@ -26,9 +26,9 @@ from a2sf_core import Policy
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
 from benchmarks.heads import BUDGETS, chosen, with_budgets
-from benchmarks.lab import console, report
+from benchmarks.lab import console, in_brackets, report
 from benchmarks.peers_prompts import task_of
-from benchmarks.peers_report import Triple, in_brackets, ratio_interval
+from benchmarks.peers_report import Triple, ratio_interval
 from studies.samples import bundled_samples
 from tuner.choices import SMOLLM2
 from tuner.inputs.data import load_samples

@@ -33,6 +33,7 @@ from tuner.inputs.tasks import load_task
 from tuner.judging.grading import Grader
 from tuner.measuring.bank import HALF_LIVES
 from tuner.measuring.engine import Engine
+from tuner.measuring.store import nbytes
 from tuner.search.learning import LEARNED_FROM
 
 LEARNED = "learned forgetting, six half-lives"
@@ -77,10 +78,10 @@ def trial(model: Any, tokenizer: Any, repeats: int) -> tuple[dict[str, float], d
     samples = encode(bundled_samples(task.samples, SAMPLES), tokenizer, task, max_tokens(model, tokenizer))
     engine = Engine(model, list(samples), ends=grader.ends)
     policies = iter(Policy.h2o(engine.n_layers, BUDGET + 0.001 * i) for i in range(10**6))
-    bytes_held = {"held": sum(batch.nbytes for block in engine.blocks() for batch in block)}
+    bytes_held = {"held": sum(map(nbytes, engine.blocks()))}
     whole = fastest([lambda: engine.evaluate(next(policies))], repeats)
     engine._store.change(lambda block: [batch.lighter() for batch in block])
-    bytes_held["made again"] = sum(batch.nbytes for block in engine.blocks() for batch in block)
+    bytes_held["made again"] = sum(map(nbytes, engine.blocks()))
     light = fastest([lambda: engine.evaluate(next(policies))], repeats)
     return {"held": whole[0][1], "made again": light[0][1]}, bytes_held
 

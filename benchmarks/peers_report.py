@@ -10,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.kvpress_env import MASKS_ONLY
+from benchmarks.lab import in_brackets
 from benchmarks.peers_evaluator import FULL, Figures, column
 from tuner.inputs.power import CONFIDENCE
 from tuner.judging.intervals import RESAMPLES, Paired, paired_interval
@@ -130,11 +131,3 @@ def full_line(found: Found) -> str:
         for text in ("reference", "own")
     ]
     return f"{FULL}, " + "; ".join(said)
-
-
-def in_brackets(found: Triple | None, sign: str = "", digits: int = 3) -> str:
-    """A mean with its interval, as text; empty for None. With "+" as `sign` figures above 0 have one."""
-    if found is None:
-        return ""
-    mean, low, high = (f"{value:{sign}.{digits}f}" for value in found)
-    return f"{mean} [{low}, {high}]"

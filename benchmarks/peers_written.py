@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rich.table import Table
 
+from benchmarks.lab import in_brackets
 from benchmarks.peers_evaluator import FULL, Keep, OnePrompt
-from benchmarks.peers_report import Triple, in_brackets, mean_interval
+from benchmarks.peers_report import Triple, mean_interval
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.metrics import METRICS
 from tuner.inputs.own_metric import text_score

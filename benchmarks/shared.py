@@ -25,7 +25,7 @@ from a2sf_core.cuts import CUTS, PROMPT
 from a2sf_core.rules.attention import Decay
 from a2sf_core.switch import cache_argument
 from benchmarks.heads import arguments, chosen, given_samples, per_head
-from benchmarks.lab import console, report
+from benchmarks.lab import console, in_brackets, report
 from tuner.inputs.encoding import Encoded, encode
 from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.tasks import load_task
@@ -60,7 +60,7 @@ def compare(model: Any, learn: Sequence[Encoded], measure: Sequence[Encoded], cu
             losses = engine.evaluate(policy)
             kl = paired_interval(losses.kl, 0)
             kept = float(losses.cache_fraction.mean())
-            table.add_row(cut, f"{kept:.1%}", name, f"{kl.mean:.3f} [{kl.low:.3f}, {kl.high:.3f}]")
+            table.add_row(cut, f"{kept:.1%}", name, in_brackets(kl.to_list()))
             report("shared", {"cut": cut, "budget": budget, "kept": kept, "method": name, "kl": kl.to_list()})
     return per_head(replace(reread.profile, half_life=256.0), SAVED_AT)
 

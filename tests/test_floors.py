@@ -17,7 +17,8 @@ FLOORS = (
 )  # fmt: skip
 """The rooms of `tuner` from the ground up; those that share a floor do not import each other."""
 LIGHT = (
-    "tuner", "tuner.choices", "tuner.watch", "tuner.settings", "tuner.reporting.console",
+    "tuner", "tuner.choices", "tuner.watch", "tuner.settings", "tuner.reporting.console", "tuner.serving.command",
+    "tuner.serving.lineup",
     "a2sf_core", "a2sf_core.rules.catalogue", "a2sf_core.policy", "a2sf_core.config",
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import PurePath
 
 from a2sf_core.errors import A2SFError
@@ -33,6 +34,13 @@ def check_choice(option: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
         hint = did_you_mean(given, known, f"expected one of {', '.join(known)}.")
         raise A2SFError(f"{option} is {given!r}; {hint}")
+
+
+def check_installed(who: str, packages: Sequence[str], extra: str) -> None:
+    """Raise A2SFError if `who` needs one of `packages` that is not there; `extra` of a2sf-tune brings them."""
+    for needed in packages:
+        if find_spec(needed) is None:
+            raise A2SFError(f"{who} needs {needed}; install it with: pip install 'a2sf-tune[{extra}]'.")
 
 
 def parse_bytes(text: str, option: str = "--memory") -> int:

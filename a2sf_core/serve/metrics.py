@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from a2sf_core.serve.served import Served
-from a2sf_core.serve.shadow import Compared
+
+if TYPE_CHECKING:  # it brings torch, and configs are read before that
+    from a2sf_core.serve.shadow import Compared
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)

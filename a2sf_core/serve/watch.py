@@ -104,19 +104,24 @@ class Watch:
             self._due[role] = monotonic() + self._sources[role].seconds
 
     def _look(self, role: str, source: Source) -> None:
-        is_reached = False
         try:
-            if not source.has_changed():
-                if role in self._unreached:  # or else what was refused is still there
-                    self._unreached.remove(role)
-                    self._metrics.no_longer_refused(role)
-                return
-            is_reached = True
-            served = self._accept(source.load(), role)
+            has_changed = source.has_changed()
         except Exception as error:  # whatever it is, the watch must not end with it
-            if is_reached or role not in self._unreached:
+            if role not in self._unreached:
+                self._unreached.add(role)
                 self._refuse(role, source, error)
-            self._unreached.update(() if is_reached else [role])
+            return
+        if role in self._unreached:  # or else what was refused is still there
+            self._unreached.remove(role)
+            self._metrics.no_longer_refused(role)
+        if has_changed:
+            self._take(role, source)
+
+    def _take(self, role: str, source: Source) -> None:
+        try:
+            served = self._accept(source.load(), role)
+        except Exception as error:  # the same
+            self._refuse(role, source, error)
             return
         self._metrics.no_longer_refused(role)
         if served != self._configs.now(role):

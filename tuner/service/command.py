@@ -6,14 +6,13 @@ import logging
 import os
 import signal
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import parse_bytes
+from tuner.choices import check_installed, parse_bytes
 
 if TYPE_CHECKING:
     from tuner.workers.database import Database
@@ -120,9 +119,7 @@ def token(
 
 
 def _check_installed() -> None:
-    for needed in _NEEDED:
-        if find_spec(needed) is None:
-            raise A2SFError(f"the service needs {needed}; install it with: pip install 'a2sf-tune[service]'.")
+    check_installed("the service", _NEEDED, "service")
 
 
 def _open(data: Path, address: str | None) -> Database:

@@ -14,7 +14,6 @@ class Address:
     """Where to listen, who may come, and how long the last ones have."""
 
     host: str
-    port: int
     token: str | None
     trusts_loopback: bool
     drain: float

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import name_of, parse_bytes
-from tuner.printing import one_line, write_what_cannot_be_shown
+from tuner.choices import check_installed, name_of, parse_bytes
+from tuner.printing import one_line, quiet_libraries, write_what_cannot_be_shown
 
 if TYPE_CHECKING:
     from tuner.serving.address import Address
@@ -67,9 +66,7 @@ def serve(
 
     (`a2sf-tune serve` is another thing: it runs studies for a team.)
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries()
     token = _token(token_file)
     limit = parse_bytes(memory) if memory else None
     address, listening = _address(host, port, token, no_token, drain)
@@ -84,14 +81,11 @@ def serve(
 
 
 def _address(host: str, port: int, token: str | None, no_token: bool, drain: float) -> tuple[Address, socket.socket]:
-    for needed in ("starlette", "uvicorn", "sse_starlette", "openai", "prometheus_client"):
-        if find_spec(needed) is None:
-            raise A2SFError(f"a2sf-serve needs {needed}; install it with: pip install 'a2sf-tune[serve]'.")
+    check_installed("a2sf-serve", ("starlette", "uvicorn", "sse_starlette", "openai", "prometheus_client"), "serve")
     from tuner.serving.address import Address, check_door, listen_at
 
     check_door(host, token, no_token)
-    address = Address(host, port, token, no_token, drain)
-    return address, listen_at(host, port)
+    return Address(host, token, no_token, drain), listen_at(host, port)
 
 
 def _token(file: Path | None) -> str | None:

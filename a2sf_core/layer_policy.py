@@ -48,7 +48,7 @@ class LayerPolicy:
             object.__setattr__(self, "budget", tuple(self.budget))
         if isinstance(self.budget, tuple) and not self.budget:
             raise A2SFError("budget is an empty tuple; give one budget per KV head, or a single one.")
-        for budget in self.budget if isinstance(self.budget, tuple) else (self.budget,):
+        for budget in self.budgets:
             _check_budget(budget, inside_tuple=isinstance(self.budget, tuple))
         if isinstance(self.recent, float) and not 0 <= self.recent <= 1:
             raise A2SFError(
@@ -65,6 +65,11 @@ class LayerPolicy:
     def field_names(cls) -> tuple[str, ...]:
         """The fields, in the order in which they are written."""
         return tuple(each.name for each in fields(cls))
+
+    @property
+    def budgets(self) -> tuple[float | int | None, ...]:
+        """One per KV head, or one in all if `budget` is not a tuple."""
+        return self.budget if isinstance(self.budget, tuple) else (self.budget,)
 
     @property
     def is_ragged(self) -> bool:
@@ -89,8 +94,7 @@ class LayerPolicy:
 
     def head_budget_tokens(self, n: int) -> tuple[int, ...]:
         """Tokens kept of `n` valid ones, one entry per KV head, or one in all if `budget` is not a tuple."""
-        budgets = self.budget if isinstance(self.budget, tuple) else (self.budget,)
-        return tuple(_tokens(budget, n) for budget in budgets)
+        return tuple(_tokens(budget, n) for budget in self.budgets)
 
     def heads_by_budget(self) -> list[tuple[float | int, tuple[int, ...]]]:
         """Each distinct budget of a tuple with the KV heads that have it, in the order of their first heads."""

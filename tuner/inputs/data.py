@@ -155,11 +155,10 @@ def _column(place: str, row: Mapping[str, Any], field: str, columns: Mapping[str
             f"the task's metric asks for {field}, a list of texts: add them, {remedy}, or take another metric, in a "
             "task file with 'include: TASK' and 'metric: rouge_l'"
         )
-        raise A2SFError(f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}.")
+    else:
+        remedy += ", or rename the column"
     # A question under another name is not passed over: every sample would silently be asked nothing.
-    raise A2SFError(
-        f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}, or rename the column."
-    )
+    raise A2SFError(f"{place} has no column {field!r} (it has {', '.join(row) or 'none'}); {remedy}.")
 
 
 def _answers(place: str, row: Mapping[str, Any], column: str | None) -> list[str]:

@@ -14,6 +14,7 @@ from a2sf_core.files import write_whole
 from a2sf_core.rules.learned import Learned
 from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
+from tuner.judging.contest import Candidate
 from tuner.judging.expectation import Expectation
 from tuner.judging.proof import Outcome
 from tuner.measuring.bank import HALF_LIVES
@@ -46,10 +47,9 @@ def write(
     whole = {**evidence.to_dict(), "finalists": finalists, "alpha_model": alpha.model.to_dict()}
     write_whole(report, json.dumps(whole, indent=2) + "\n")
     chosen = outcome.exported
-    baseline = outcome.baseline.best if outcome.baseline else None
-    expected = [with_expected(record, outcome.choice.expectation) for record in records]
+    drawn = proven_picture(records, outcome)
     for draw, path in ((pareto_png, png), (pareto_html, html)):
-        draw(path, expected, chosen, baseline, EXPECTED, outcome.goal)
+        draw(path, *drawn)
     curves = half_life_curves(alpha.losses)
     half_life_png(half_life, curves, f"Search samples, {BUDGET_SCALES[-1]:.0%} of the tuned budget")
     files = [report, png, html, half_life]
@@ -61,6 +61,15 @@ def write(
         profile_png(profile, space.profile, chosen.policy)
         files += [profile, folder / PROFILE_FILE]
     return files
+
+
+def proven_picture(
+    records: Sequence[TrialRecord], outcome: Outcome
+) -> tuple[list[TrialRecord], Candidate, Candidate | None, str, float]:
+    """What `tuner.reporting.picture.picture_of` is given of a study that has ended."""
+    expected = [with_expected(record, outcome.choice.expectation) for record in records]
+    baseline = outcome.baseline.best if outcome.baseline else None
+    return expected, outcome.exported, baseline, EXPECTED, outcome.goal
 
 
 def with_expected(record: TrialRecord, expectation: Expectation) -> TrialRecord:

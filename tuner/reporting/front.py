@@ -10,9 +10,9 @@ from typing import Any
 from a2sf_core.files import write_whole
 from tuner.judging.contest import Candidate
 from tuner.reporting.canvas import Spot
-from tuner.reporting.files import EXPECTED, with_expected
+from tuner.reporting.files import proven_picture
 from tuner.reporting.names import FRONT_FILE
-from tuner.reporting.picture import NOTE, X_LABEL, X_TICKS, Y_LABEL, Picture, allowed, picture_of
+from tuner.reporting.picture import NOTE, X_LABEL, X_TICKS, Y_LABEL, Y_TICKS, Picture, allowed, picture_of
 from tuner.reporting.result import Result
 from tuner.search.objectives import MEMORY, QUALITY
 from tuner.search.records import TrialRecord
@@ -48,14 +48,12 @@ def _searched(records: Sequence[TrialRecord]) -> Mapping[str, Any] | None:
 def _proven(records: Sequence[TrialRecord], result: Result) -> Mapping[str, Any]:
     """Cache against points lost: the figures of pareto.png."""
     outcome = result.outcome
-    expected = [with_expected(record, outcome.choice.expectation) for record in records]
-    baseline = outcome.baseline.best if outcome.baseline else None
-    picture = picture_of(expected, outcome.exported, baseline, EXPECTED, outcome.goal)
+    picture = picture_of(*proven_picture(records, outcome))
     goal = {"y": picture.squash(outcome.goal), "text": allowed(outcome.goal)}
-    return {"y_label": Y_LABEL, "note": NOTE, "allowed": goal, **_drawn(picture, None, "loses {:.2f} points")}
+    return {"y_label": Y_LABEL, "note": NOTE, "allowed": goal, **_drawn(picture, Y_TICKS, "loses {:.2f} points")}
 
 
-def _drawn(picture: Picture, ticks: Sequence[float] | None, said: str) -> Mapping[str, Any]:
+def _drawn(picture: Picture, ticks: Sequence[float], said: str) -> Mapping[str, Any]:
     """Places on the axes, each with what it says: x is percent of the cache, y a height between those of `y_range`."""
 
     def spot(point: Spot, name: str) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def _drawn(picture: Picture, ticks: Sequence[float] | None, said: str) -> Mappin
             "text": f"{name}: keeps {point[0]:.1f} %, {said.format(point[1])}",
         }
 
-    heights, names = picture.y_ticks(ticks) if ticks else picture.y_ticks()
+    heights, names = picture.y_ticks(ticks)
     return {
         "x_label": X_LABEL,
         "x_ticks": X_TICKS,
@@ -82,10 +80,10 @@ def _drawn(picture: Picture, ticks: Sequence[float] | None, said: str) -> Mappin
 
 
 def _mark(picture: Picture, policy: Candidate, chosen: bool) -> dict[str, Any]:
-    low, high = (picture.squash(-end) for end in (policy.difference.high, policy.difference.low))
+    x, y, low, high = picture.mark(policy)
     return {
-        "x": 100 * policy.cache_fraction,
-        "y": picture.squash(-policy.difference.mean),
+        "x": x,
+        "y": y,
         "low": low,
         "high": high,
         "chosen": chosen,

@@ -92,8 +92,7 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, b
     """A mark with its interval and a caption; `goal` is the height of the line that it should stay below."""
     family = {name: style[0] for (name, _), style in picture.lines()}.get(policy.method, INK)
     color, mark, size = (CHOSEN, "*", 22) if best else (family, "o", 9)
-    x, y = 100 * policy.cache_fraction, picture.squash(-policy.difference.mean)
-    low, high = picture.squash(-policy.difference.high), picture.squash(-policy.difference.low)
+    x, y, low, high = picture.mark(policy)
     bottom, top = picture.y_range()
     axes.errorbar(
         x, y, [[y - low], [high - y]], color=color, marker=mark, ms=size, mec="white", capsize=4, lw=1.8, zorder=6

@@ -50,6 +50,11 @@ class Picture:
         """Across and up, in the units of the axes."""
         return [kept for kept, _ in points], [self.squash(lost) for _, lost in points]
 
+    def mark(self, policy: Candidate) -> tuple[float, float, float, float]:
+        """Where a proven policy stands: across and up, and the ends of its interval, upwards."""
+        mean, upper, lower = (self.squash(-end) for end in policy.difference.to_list())
+        return 100 * policy.cache_fraction, mean, lower, upper
+
     def lines(self) -> list[tuple[tuple[str, list[Spot]], tuple[str, str, str]]]:
         """Each baseline with its style."""
         return list(zip(self.families.items(), itertools.cycle(STYLES)))

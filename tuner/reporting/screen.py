@@ -7,6 +7,7 @@ from rich.table import Table
 
 from a2sf_core.cuts import CONTEXT
 from tuner.judging.verdict import share
+from tuner.reporting.names import PARETO_PNG
 from tuner.reporting.result import Result
 
 
@@ -42,7 +43,7 @@ def show(console: Console, result: Result) -> None:
         console.print(f"          then open {result.link}", soft_wrap=True)
     elif result.link:
         console.print(f"MLflow    {result.link}", soft_wrap=True)
-    console.print(f"Picture   {result.folder / 'pareto.png'}", soft_wrap=True)
+    console.print(f"Picture   {result.folder / PARETO_PNG}", soft_wrap=True)
     console.print(f"Policy    {result.config}", soft_wrap=True)
 
 

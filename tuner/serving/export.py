@@ -11,7 +11,8 @@ from a2sf_core.files import write_whole
 from tuner.serving import kvpress, openvino
 from tuner.serving.nearest import Nearest
 
-FORMATS = ("transformers", "openvino", "kvpress")
+_NEAREST = {"openvino": openvino.nearest, "kvpress": kvpress.nearest}
+FORMATS = ("transformers", *_NEAREST)
 GENERATE = Path("custom_generate", "generate.py")
 _GENERATE_TEXT = '''\
 """Prunes by the a2sf_config.json beside the weights; made by `a2sf-tune export`. transformers copies this file."""
@@ -67,19 +68,22 @@ def export_nearest(run: Path, folder: Path, engine: str, tokens: int) -> tuple[t
         A2SFError: if there is no policy, or it drops nothing.
     """
     policy = A2SFConfig.from_pretrained(run).policy
-    found = {"openvino": openvino.nearest, "kvpress": kvpress.nearest}[engine](policy, tokens)
-    if folder.exists() and not folder.is_dir():
-        raise A2SFError(f"{folder} is a file; give a folder.")
+    found = _NEAREST[engine](policy, tokens)
+    _check_no_file(folder)
     return found.write(folder), found
 
 
 def _check_place(folder: Path, source: Path) -> None:
     if folder.resolve() == source:
         raise A2SFError(f"{folder} is the model itself; give another folder, for it stays as it is.")
-    if folder.exists() and not folder.is_dir():
-        raise A2SFError(f"{folder} is a file; give a folder.")
+    _check_no_file(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / GENERATE).is_file():
         raise A2SFError(f"{folder} holds something else already; give a new folder, or one of an earlier export.")
+
+
+def _check_no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise A2SFError(f"{folder} is a file; give a folder.")
 
 
 def _put(file: Path, place: Path, copy: bool) -> None:

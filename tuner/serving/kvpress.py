@@ -54,8 +54,7 @@ def nearest(policy: Policy, tokens: int) -> Nearest:
     lost += _of_press(name, summary)
     if policy.decode_every is not None:
         lost.append(f"Tokens go after every {policy.decode_every} that are written; there after the prompt alone.")
-    listed = "\n".join(f"- {each}" for each in lost)
-    return Nearest("a2sf_kvpress", settings, _SNIPPET.format(lost=listed, press=press), lost)
+    return Nearest.of("a2sf_kvpress", settings, _SNIPPET, lost, press=press)
 
 
 def _press(summary: Summary) -> tuple[str, dict[str, Any]]:

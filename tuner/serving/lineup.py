@@ -11,6 +11,8 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from a2sf_core.serve.served import CANARY, SHADOW, STABLE, Configs, Served
 from a2sf_core.serve.watch import Accept, ConfigFile, Source
+from tuner.serving.aliased import Aliased
+from tuner.tracking.registry import SCHEME
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,7 @@ class Lineup:
 
 
 def _source(where: str, mlflow: str | None) -> Source:
-    if not where.startswith("models:/"):
-        return ConfigFile(Path(where))
-    from tuner.serving.aliased import Aliased  # MLflow takes seconds to be there
-
-    return Aliased(where, mlflow)
+    return Aliased(where, mlflow) if where.startswith(SCHEME) else ConfigFile(Path(where))
 
 
 _HOW = {STABLE: "pruned as", CANARY: "pruned as", SHADOW: "beside it is measured what is"}

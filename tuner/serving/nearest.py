@@ -37,6 +37,12 @@ class Nearest:
     snippet: str
     lost: list[str]
 
+    @classmethod
+    def of(cls, name: str, settings: dict[str, Any], template: str, lost: list[str], **slots: Any) -> Nearest:
+        """With the snippet of a `template`, whose slots are `lost`, as a list, and `slots`."""
+        listed = "\n".join(f"- {each}" for each in lost)
+        return cls(name, settings, template.format(lost=listed, **slots), lost)
+
     def write(self, folder: Path) -> tuple[Path, Path]:
         """The snippet and the JSON, in `folder`, which is made if it is not there."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ class Summary:
     @property
     def rule(self) -> ScoreRule:
         """What ranks the tokens of most layers, of the kind alone: see `votes` for how far back it looks."""
-        (kind, _), *_ = Counter(type(_plain(layer.ranked_by)) for layer in self.pruned).most_common()
+        kind = Counter(type(_plain(layer.ranked_by)) for layer in self.pruned).most_common(1)[0][0]
         return next(rule for layer in self.pruned if type(rule := _plain(layer.ranked_by)) is kind)
 
     @property
@@ -107,11 +113,11 @@ class Summary:
             said.append(
                 f"In {ragged} of {len(self.kept)} layers KV heads have budgets of their own; there they do not."
             )
-        if not is_fraction_kept and any(isinstance(each, float) for layer in self.pruned for each in _budgets(layer)):
+        if not is_fraction_kept and any(isinstance(each, float) for layer in self.pruned for each in layer.budgets):
             said.append(
                 f"Budgets are shares of the prompt; there they are what a prompt of {self.tokens:,} tokens keeps."
             )
-        if is_fraction_kept and any(isinstance(each, int) for layer in self.pruned for each in _budgets(layer)):
+        if is_fraction_kept and any(isinstance(each, int) for layer in self.pruned for each in layer.budgets):
             said.append(f"Budgets are in tokens; there they are shares, right for prompts of {self.tokens:,} tokens.")
         rules = [layer.ranked_by for layer in self.pruned]
         if weighted := sum(isinstance(rule, ValueWeighted) for rule in rules):
@@ -147,7 +153,3 @@ def _votes(rule: ScoreRule) -> float:
     if isinstance(rule, Decay) and rule.half_life < inf:
         return 1 / (1 - rule.alpha)  # the sum of all weights
     return inf
-
-
-def _budgets(layer: LayerPolicy) -> tuple[float | int | None, ...]:
-    return layer.budget if isinstance(layer.budget, tuple) else (layer.budget,)

@@ -75,8 +75,7 @@ def nearest(policy: Policy, tokens: int) -> Nearest:
         lost.append(
             "The cache grows with the answer; there it stays at its size, and blocks go while the answer is written."
         )
-    listed = "\n".join(f"- {each}" for each in lost)
-    return Nearest("a2sf_openvino", settings, _SNIPPET.format(lost=listed, **settings), lost)
+    return Nearest.of("a2sf_openvino", settings, _SNIPPET, lost, **settings)
 
 
 def _blocks(tokens: float) -> int:

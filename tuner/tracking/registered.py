@@ -11,11 +11,10 @@ import torch
 from a2sf_core.config import A2SFConfig
 from tuner.inputs.greedy import greedily
 from tuner.inputs.models import load_model
+from tuner.tracking.registry import MOST_NEW_TOKENS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-_MOST = 100
 
 
 class PrunedModel:
@@ -29,7 +28,7 @@ class PrunedModel:
 
     def predict(self, data: DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """An answer for every row of the column `prompt`; `max_new_tokens` in `params`."""
-        most = int((params or {}).get("max_new_tokens", _MOST))
+        most = int((params or {}).get("max_new_tokens", MOST_NEW_TOKENS))
         with self._one_at_a_time, self._config.attach(self._model):
             return [self._answer(str(prompt), most) for prompt in data["prompt"]]
 

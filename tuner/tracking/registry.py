@@ -6,21 +6,24 @@ A version holds `a2sf_config.json` and the name of the model that it is for: no 
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from a2sf_core.config import FILE_NAME, PROVEN, A2SFConfig
+from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
 from a2sf_core.serve.served import Served
+from tuner.choices import REFERENCE, SMOLLM2
 from tuner.tracking.database import at_work, open_client
+from tuner.tracking.logged import logged_model, pinned
 from tuner.tracking.place import Place, place_of
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 SCHEME = "models:/"
 LOADER = "tuner.tracking.registered"
 """The module that `mlflow.pyfunc.load_model` asks for the model."""
+MOST_NEW_TOKENS = 100
+"""Of an answer, unless it is asked for otherwise."""
 _VERSION_TAG = "a2sf.version"
 _SAFE = re.compile(r"[\w.-]{1,100}")
 _PACKAGES = ("a2sf-tune", "torch", "transformers")
@@ -67,7 +70,7 @@ def register(
         raise A2SFError(
             f"the policy in {run} keeps the whole cache, so there is nothing to serve; register another run."
         )
-    alias = alias or (CHAMPION if config.evidence.get("status", PROVEN) == PROVEN else CHALLENGER)
+    alias = alias or (CHALLENGER if config.doubt else CHAMPION)
     _check_plain(alias, "an alias")
     of_model = {
         "model": _source(config, model),
@@ -116,9 +119,9 @@ class Alias:
 
     def version(self) -> str:
         """The version that it points at now. Raises A2SFError if there is none, or MLflow does not answer."""
-        from mlflow.exceptions import MlflowException
-
         with at_work(self.place, "does not answer"):
+            from mlflow.exceptions import MlflowException
+
             try:
                 return str(open_client(self.place).get_model_version_by_alias(self.name, self.alias).version)
             except MlflowException as error:
@@ -130,9 +133,9 @@ class Alias:
 
     def fetch(self, version: str, folder: Path) -> Path:
         """Get a version into `folder`, and say where its config lies. Raises A2SFError if MLflow does not answer."""
-        from mlflow.artifacts import download_artifacts
-
         with at_work(self.place, "does not answer"):
+            from mlflow.artifacts import download_artifacts
+
             client = open_client(self.place)
             found = download_artifacts(
                 client.get_model_version_download_uri(self.name, version),
@@ -149,7 +152,7 @@ def _check_plain(name: str, what: str) -> None:
 def _source(config: A2SFConfig, model: str | None) -> str:
     """A path that is there as an absolute one; names as they are."""
     known = str(_study(config).get("model_name", ""))
-    source = model or (known if known in ("reference", "smollm2") else str(config.model.get("name") or known))
+    source = model or (known if known in (REFERENCE, SMOLLM2) else str(config.model.get("name") or known))
     if not source:
         raise A2SFError("the run does not say which model it tuned; give it with --model.")
     return str(Path(source).resolve()) if Path(source).exists() else source
@@ -176,11 +179,9 @@ def _found(client: Any, name: str, digest: str) -> str | None:
 
 
 def _create(client: Any, place: Place, name: str, config: A2SFConfig, of_model: dict[str, Any], digest: str) -> str:
-    """A new version, step by step through the client: `mlflow.pyfunc.log_model` would go through the process-wide
-    tracking address and active run, which belong to the user."""
+    """A new version."""
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
 
     run_id = str(config.evidence.get("mlflow_run_id") or "none")
     try:
@@ -190,20 +191,16 @@ def _create(client: Any, place: Place, name: str, config: A2SFConfig, of_model: 
             f"MLflow at {place.shown} does not have the run {run_id}; give the server or database that it went to with "
             "--mlflow."
         ) from error
-    logged = client.create_logged_model(experiment_id, name, run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        file = config.save_pretrained(folder)
+    with logged_model(client, experiment_id, name, run_id) as (logged, model, path):
         mlflow.pyfunc.save_model(
-            f"{folder}/model",
+            str(path),
             loader_module=LOADER,
-            data_path=str(file),
+            data_path=str(config.save_pretrained(path.parent)),
             model_config=of_model,
-            mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+            mlflow_model=model,
             signature=_signature(),
-            pip_requirements=_requirements(),
+            pip_requirements=pinned(_PACKAGES),
         )
-        client.log_model_artifacts(logged.model_id, f"{folder}/model")
-    client.finalize_logged_model(logged.model_id, "READY")
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description="A2SF policies; see a2sf_config.json of each version.")
     said = {"a2sf.task": config.task, "a2sf.status": str(config.evidence.get("status", "")), _VERSION_TAG: digest}
@@ -221,11 +218,5 @@ def _signature() -> Any:
     return ModelSignature(
         Schema([ColSpec("string", "prompt")]),
         Schema([ColSpec("string", "answer")]),
-        ParamSchema([ParamSpec("max_new_tokens", "long", 100)]),
+        ParamSchema([ParamSpec("max_new_tokens", "long", MOST_NEW_TOKENS)]),
     )
-
-
-def _requirements() -> list[str]:
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name)}" for name in _PACKAGES]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING, Any
+
+from tuner.tracking.logged import logged_model, pinned
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -13,38 +14,27 @@ if TYPE_CHECKING:
 def log_regressor(
     client: MlflowClient, experiment_id: str, run_id: str, regressor: Any, example: DataFrame | None
 ) -> None:
-    """Log a scikit-learn model that loads without a pickle.
-
-    Step by step through the client: `mlflow.sklearn.log_model` would go through the process-wide
-    tracking address, experiment and active run, which belong to the user.
-    """
-    from importlib.metadata import version
-
+    """Log a scikit-learn model that loads without a pickle."""
     import mlflow.sklearn
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model, infer_signature
+    from mlflow.models import infer_signature
 
     signature = None if example is None else infer_signature(example, regressor.predict(example))
-    packages = ("scikit-learn", "skops", "numpy", "pandas")
     ours = f"source_run_id = '{run_id}'"
     older = client.search_logged_models([experiment_id], filter_string=ours)
-    logged = client.create_logged_model(experiment_id, "regressor", run_id)
-    with tempfile.TemporaryDirectory() as folder:
+    with logged_model(client, experiment_id, "regressor", run_id) as (logged, model, path):
         mlflow.sklearn.save_model(
             regressor,
-            f"{folder}/model",
-            mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+            str(path),
+            mlflow_model=model,
             signature=signature,
             input_example=example,
-            # Named here, because working them out takes MLflow ten seconds.
-            pip_requirements=[f"{name}=={version(name)}" for name in packages],
+            pip_requirements=pinned(("scikit-learn", "skops", "numpy", "pandas")),
             skops_trusted_types=_sklearn_types(regressor),
         )
-        client.log_model_artifacts(logged.model_id, f"{folder}/model")
-    client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    for model in older:
-        client.delete_logged_model(model.model_id)
+    for earlier in older:
+        client.delete_logged_model(earlier.model_id)
 
 
 def _sklearn_types(regressor: Any) -> list[str]:

@@ -22,8 +22,9 @@ from tuner.judging.intervals import Interval
 from tuner.service.tables import opened
 from tuner.service.tokens import Tokens
 from tuner.workers.database import default_address
-from tuner.workers.jobs import STUDY, Jobs, new_id
+from tuner.workers.jobs import Jobs, new_id
 from tuner.workers.leases import Ending, Leases
+from tuner.workers.words import STUDY
 
 OWNER = "anna"
 REFERENCE: dict[str, Any] = {

@@ -29,7 +29,8 @@ from tuner.inputs.tasks import load_task
 from tuner.search.storage import read_trials
 from tuner.service.tables import opened
 from tuner.workers.database import default_address
-from tuner.workers.jobs import STUDY, Jobs
+from tuner.workers.jobs import Jobs
+from tuner.workers.words import STUDY
 
 TRIALS = 26
 WHAT = ("service", "worker", "job", "all")

@@ -18,7 +18,7 @@ FLOORS = (
 """The rooms of `tuner` from the ground up; those that share a floor do not import each other."""
 LIGHT = (
     "tuner", "tuner.choices", "tuner.watch", "tuner.settings", "tuner.reporting.console", "tuner.serving.command",
-    "tuner.serving.lineup",
+    "tuner.serving.lineup", "tuner.service.command", "tuner.service.job",
     "a2sf_core", "a2sf_core.rules.catalogue", "a2sf_core.policy", "a2sf_core.config",
 )  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_the_core_stands_alone_and_nothing_needs_the_command_line() -> None:
 
 
 def test_what_must_be_light_imports_nothing_heavy() -> None:
-    heavy = {"torch", "transformers", "optuna", "mlflow", "sklearn", "scipy", "matplotlib"}
+    heavy = {"torch", "transformers", "optuna", "mlflow", "sklearn", "scipy", "matplotlib", "sqlalchemy"}
     for name in LIGHT:
         code = f"import sys, {name}; print(sorted({heavy} & set(sys.modules)))"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -23,6 +23,8 @@ DEFAULT_RULES = ("decay", "window", LEARNED)
 """Score rules that a search chooses from unless told otherwise; docs/extending.md says how to add one."""
 TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 """What an address for MLflow may begin with."""
+DATABASE_VARIABLE, TOKEN_VARIABLE = "A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN"
+"""Secrets in the environment: the service's database, and the token of `a2sf-serve`."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,29 +26,21 @@ async def read_body(request: Request, kind: type[Body], most: int, *, yaml: bool
     """A body of JSON, or of YAML where that is taken.
 
     Raises:
-        Problem: 400, 408, 413, 415 or 422, with the field that is wrong.
+        A2SFError: with the field that is wrong.
+        Problem: 400, 408, 413 or 415.
     """
     given, taken = content_type(request), (JSON, YAML) if yaml else (JSON,)
     if given not in taken:
         raise Problem(415, f"the body is {given or 'of no type'}; send {' or '.join(taken)} as Content-Type.")
     try:
-        raw = b"".join([piece async for piece in pieces(request, most, _SECONDS)])
+        raw = b"".join([piece async for piece in bounded(request, most, _SECONDS, "the body")])
         text = raw.decode("utf-8")
         data = parse_json(text, "the body", "send one JSON object.") if given == JSON else _yaml(text)
-    except TooLarge:
-        raise too_large(most) from None
-    except TooSlow:
-        raise Problem(408, f"the body did not come within {_SECONDS:g} s.") from None
-    except ClientDisconnect:
-        raise Problem(400, "the body broke off.") from None
     except UnicodeDecodeError:
         raise Problem(400, "the body is not UTF-8 text.") from None
     except A2SFError as error:
         raise Problem(400, str(error)) from None
-    try:
-        return validated(kind, data, "the body", MEND)
-    except A2SFError as error:
-        raise Problem(422, str(error)) from None
+    return validated(kind, data, "the body", MEND)
 
 
 def _yaml(text: str) -> dict[str, Any]:
@@ -64,9 +57,17 @@ def _yaml(text: str) -> dict[str, Any]:
     return found
 
 
-def too_large(most: int) -> Problem:
-    """413, with the limit."""
-    return Problem(413, f"the body has more than {most:,} bytes, which is the limit here; send less.")
+async def bounded(request: Request, most: int, seconds: float, what: str) -> AsyncIterator[bytes]:
+    """What is sent, piece by piece. Raises Problem 413, 408 or 400 if it is too much, too slow or breaks off."""
+    try:
+        async for piece in pieces(request, most, seconds):
+            yield piece
+    except TooLarge:
+        raise Problem(413, f"the body has more than {most:,} bytes, which is the limit here; send less.") from None
+    except TooSlow:
+        raise Problem(408, f"{what} did not come within {seconds:g} s.") from None
+    except ClientDisconnect:
+        raise Problem(400, f"{what} broke off.") from None
 
 
 def shown(kind: type[Schema], *, yaml: bool = False) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import check_installed, parse_bytes
+from tuner.choices import DATABASE_VARIABLE, check_installed, parse_bytes
 
 if TYPE_CHECKING:
     from tuner.workers.database import Database
 
-DATABASE_VARIABLE = "A2SF_SERVICE_DATABASE"
 DATA = Path("service-data")
 _NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "sqlalchemy")
 

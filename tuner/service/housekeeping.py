@@ -16,7 +16,8 @@ from tuner.service.desk import Desk
 from tuner.service.places import SAMPLES as SAMPLES_FOLDER
 from tuner.service.places import STUDIES
 from tuner.service.tables import SAMPLES
-from tuner.workers.jobs import ENDED, JOBS, VALIDATION
+from tuner.workers.jobs import ENDED, JOBS
+from tuner.workers.words import VALIDATION
 
 LOG = logging.getLogger("a2sf.service")
 _EVERY = 3600.0

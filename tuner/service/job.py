@@ -15,15 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from a2sf_core.errors import A2SFError
 from tuner.printing import quiet_libraries
 from tuner.settings import Settings
 from tuner.watch import Progress
-from tuner.workers.jobs import STUDY, VALIDATION
 from tuner.workers.parent import end_the_group, first_line, when_parent_ends
-from tuner.workers.worker import BUSY, USER_ERROR
+from tuner.workers.words import BUSY, STUDY, USER_ERROR, VALIDATION
+
+if TYPE_CHECKING:
+    from tuner.reporting.result import Result
 
 CHECK = "check"
 """Reads task and samples as the command line does before it begins; the service waits for it."""
@@ -109,6 +111,11 @@ def study(task: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     folder = Path(task["folder"])
     result = tune(settings, inputs, Told(tell, Picture(folder).renew))
     write_front(folder, read_trials(folder), result)
+    return found(result)
+
+
+def found(result: Result) -> dict[str, Any]:
+    """What a study's row tells of it."""
     evidence = result.evidence
     return {
         "status": evidence.status,
@@ -119,7 +126,7 @@ def study(task: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
         "goal_points": evidence.goal_points,
         "difference_points": evidence.quality.difference_points,
         "report_samples": evidence.samples.report,
-        "mlflow": result.link if result.link and not result.serve_command else "",
+        "mlflow": "" if result.serve_command else result.link,
     }
 
 

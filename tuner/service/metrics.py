@@ -13,8 +13,9 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner.service.desk import Desk
-from tuner.workers.jobs import STATES, STUDY, VALIDATION
+from tuner.workers.jobs import STATES
 from tuner.workers.leases import workers
+from tuner.workers.words import STUDY, VALIDATION
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
@@ -55,10 +56,6 @@ class Metrics:
 class _Counted(Collector):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing beforehand: registering must not ask the database."""
-        return iter(())
 
     def collect(self) -> Iterator[Metric]:
         """What there is now."""

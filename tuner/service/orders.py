@@ -21,8 +21,9 @@ from tuner.service.problems import Problem
 from tuner.service.spec import StudySpec
 from tuner.service.uploads import Uploads
 from tuner.workers.child import Child
-from tuner.workers.jobs import STUDY, Jobs
+from tuner.workers.jobs import Jobs
 from tuner.workers.progress import Heard
+from tuner.workers.words import STUDY
 
 TASK_FILE = "task.yaml"
 _CHECK_SECONDS = 120.0

@@ -7,21 +7,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from a2sf_core.errors import A2SFError
 from a2sf_core.half_life import alpha_of
-from a2sf_core.serve.bounds import TooLarge, TooSlow, content_type, pieces
+from a2sf_core.serve.bounds import content_type
 from tuner.inputs.tasks import bundled_tasks, load_task
-from tuner.service.bodies import BYTES, read_body, shown, too_large
+from tuner.service.bodies import BYTES, bounded, read_body, shown
 from tuner.service.desk import Desk, owner_of
 from tuner.service.problems import Problem, documented
 from tuner.service.regressors import Regressors
 from tuner.service.shown import Advice, Choices, Me, UploadShown, ValidationShown, validation_of
-from tuner.service.spec import Question, StudySpec
-from tuner.workers.jobs import STUDY, VALIDATION, new_id
+from tuner.service.spec import ID, Question, StudySpec
 from tuner.workers.leases import workers
+from tuner.workers.words import STUDY, VALIDATION
 
-SampleId = Annotated[str, Path(description="As POST /v1/samples gave it.", pattern=r"^[0-9a-f]{30}$")]
-ValidationId = Annotated[str, Path(description="As POST /v1/validations gave it.", pattern=r"^[0-9a-f]{30}$")]
+SampleId = Annotated[str, Path(description="As POST /v1/samples gave it.", pattern=ID)]
+ValidationId = Annotated[str, Path(description="As POST /v1/validations gave it.", pattern=ID)]
 _UPLOAD_SECONDS = 1800.0
 _bytes = {"requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}}
 
@@ -40,16 +39,9 @@ def samples(desk: Desk) -> APIRouter:
         owner = owner_of(request)
         if content_type(request) != BYTES:
             raise Problem(415, f"send the file as it is, with {BYTES} as Content-Type.")
-        await asyncio.to_thread(desk.check_room, owner)
-        most = min(desk.limits.upload, desk.limits.disk - await asyncio.to_thread(desk.used, owner))
-        try:
-            return UploadShown.of(await desk.uploads.take(owner, name, pieces(request, most, _UPLOAD_SECONDS)))
-        except A2SFError as error:
-            raise Problem(422, str(error)) from None
-        except TooLarge:
-            raise too_large(most) from None
-        except TooSlow:
-            raise Problem(408, f"the file did not come within {_UPLOAD_SECONDS:g} s.") from None
+        most = min(desk.limits.upload, await asyncio.to_thread(desk.room_of, owner))
+        sent = bounded(request, most, _UPLOAD_SECONDS, "the file")
+        return UploadShown.of(await desk.uploads.take(owner, name, sent))
 
     @routes.get("", responses=documented())
     def newest(request: Request) -> list[UploadShown]:
@@ -83,16 +75,9 @@ def validations(desk: Desk) -> APIRouter:
         """Show a study's first prompt, its parts and the full cache's score, without a search; a worker does it."""
         owner = owner_of(request)
         spec = await read_body(request, StudySpec, desk.limits.body, yaml=True)
-        if await asyncio.to_thread(desk.jobs.unfinished, owner, VALIDATION) >= desk.limits.validations:
-            raise Problem(429, f"{desk.limits.validations} validations of yours wait; let them end.")
-        await asyncio.to_thread(desk.check_room, owner)
-        job_id = new_id()
-        try:
-            task = await desk.orders.make(owner, job_id, spec)
-        except A2SFError as error:
-            raise Problem(422, str(error)) from None
-        job = await asyncio.to_thread(desk.jobs.put, job_id, VALIDATION, owner, spec.model_dump(), task)
-        response.headers["Location"] = f"/v1/validations/{job_id}"
+        most = desk.limits.validations
+        job = await desk.take_in(owner, VALIDATION, spec, most, f"{most} validations of yours wait; let them end.")
+        response.headers["Location"] = f"/v1/validations/{job.id}"
         return validation_of(job)
 
     @routes.get("/{validation}", responses=documented(404, 422))

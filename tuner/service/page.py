@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -32,7 +33,7 @@ def add(app: FastAPI, desk: Desk) -> None:
     @app.post("/session", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
         body = await read_body(request, _SignIn, desk.limits.body)
-        if desk.tokens.owner_of(body.token) is None:
+        if await asyncio.to_thread(desk.tokens.owner_of, body.token) is None:
             raise Problem(401, "this token is not known here; check it, or ask whoever runs the service for one.")
         response = Response(status_code=204)
         # The service has no TLS itself; whatever stands before it with TLS is asked for over https.

@@ -10,7 +10,7 @@ from a2sf_core.config import FILE_NAME, A2SFConfig
 from a2sf_core.errors import A2SFError
 from tuner.service.desk import Desk
 from tuner.service.problems import Problem
-from tuner.workers.jobs import STUDY
+from tuner.workers.words import STUDY
 
 if TYPE_CHECKING:
     from tuner.alpha.model import AlphaModel

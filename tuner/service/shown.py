@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from tuner.reporting.names import FRONT_FILE, PICTURES
+from tuner.service.spec import EXAMPLE_ID
 from tuner.service.uploads import Upload
 from tuner.workers.jobs import Job
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-_ID = "0123456789abcdef0123456789abcd"
 _TIME = "2026-11-26T17:00:00+00:00"
 _MOST_POINTS = 200
 
@@ -40,7 +40,7 @@ class Point(BaseModel):
 class StudyRow(BaseModel):
     """A study as a list shows it. `asked` is what it was asked for with; `result` is there once it is done."""
 
-    id: Annotated[str, Field(examples=[_ID])]
+    id: Annotated[str, Field(examples=[EXAMPLE_ID])]
     name: str
     state: State
     created: Annotated[str, Field(examples=[_TIME])]
@@ -71,7 +71,7 @@ class StudyPage(BaseModel):
 class ValidationShown(BaseModel):
     """What `a2sf-tune validate` shows: pairs of a word and what it says."""
 
-    id: Annotated[str, Field(examples=[_ID])]
+    id: Annotated[str, Field(examples=[EXAMPLE_ID])]
     state: State
     progress: ProgressShown | None
     error: str
@@ -81,7 +81,7 @@ class ValidationShown(BaseModel):
 class UploadShown(BaseModel):
     """A file of samples."""
 
-    id: Annotated[str, Field(examples=[_ID])]
+    id: Annotated[str, Field(examples=[EXAMPLE_ID])]
     name: Annotated[str, Field(examples=["calls.jsonl"])]
     bytes: int
     created: Annotated[str, Field(examples=[_TIME])]

@@ -10,7 +10,9 @@ from tuner.choices import DEFAULT_RULES, FAMILIES, REFERENCE, RULES, SAMPLERS
 from tuner.schemas import Finite, Name, Schema
 
 Word = Annotated[str, Field(min_length=1, max_length=300)]
-Id = Annotated[str, Field(pattern=r"^[0-9a-f]{30}$")]
+ID, EXAMPLE_ID = r"^[0-9a-f]{30}$", "0123456789abcdef0123456789abcd"
+"""What `tuner.workers.jobs.new_id` makes."""
+Id = Annotated[str, Field(pattern=ID)]
 _EXAMPLE: dict[str, JsonValue] = {
     "task": "knowledge", "model": "reference", "max_degradation": 4.0, "trials": 100, "name": "support calls, March",
 }  # fmt: skip
@@ -61,9 +63,7 @@ class StudySpec(Schema):
 class Question(Schema):
     """Of /v1/suggest: a study that has ended, and the length of an input in tokens."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"study": "0123456789abcdef0123456789abcd", "tokens": 700}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"study": EXAMPLE_ID, "tokens": 700}]})
 
     study: Id
     tokens: Annotated[int, Field(ge=1, le=2**40)]

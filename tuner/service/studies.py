@@ -10,17 +10,17 @@ from fastapi.responses import FileResponse
 from sse_starlette import EventSourceResponse
 
 from a2sf_core.config import FILE_NAME
-from a2sf_core.errors import A2SFError
 from tuner.reporting.names import PICTURES, REPORT_FILE
 from tuner.service.bodies import read_body, shown
 from tuner.service.desk import Desk, owner_of
 from tuner.service.events import changes
 from tuner.service.problems import Problem, documented
 from tuner.service.shown import StudyPage, StudyShown, read_front, row_of, study_of
-from tuner.service.spec import StudySpec
-from tuner.workers.jobs import STUDY, Job, new_id
+from tuner.service.spec import ID, StudySpec
+from tuner.workers.jobs import Job
+from tuner.workers.words import STUDY
 
-StudyId = Annotated[str, Path(description="As POST /v1/studies gave it.", pattern=r"^[0-9a-f]{30}$")]
+StudyId = Annotated[str, Path(description="As POST /v1/studies gave it.", pattern=ID)]
 FileName = Annotated[str, Path(json_schema_extra={"enum": list(PICTURES)})]
 _TYPES = {".png": "image/png", ".html": "text/html; charset=utf-8", ".json": "application/json"}
 # A page that a run wrote has scripts in it; it opens, but as if it came from elsewhere: no cookie, no token.
@@ -48,16 +48,10 @@ def router(desk: Desk) -> APIRouter:
         """Put a study into the queue, from JSON or YAML. Task and samples are read first, as the command line does."""
         owner = owner_of(request)
         spec = await read_body(request, StudySpec, desk.limits.body, yaml=True)
-        if await asyncio.to_thread(desk.jobs.unfinished, owner, STUDY) >= desk.limits.waiting:
-            raise Problem(429, f"you have {desk.limits.waiting} studies that wait or run; let some of them end.")
-        await asyncio.to_thread(desk.check_room, owner)
-        job_id = new_id()
-        try:
-            task = await desk.orders.make(owner, job_id, spec)
-        except A2SFError as error:
-            raise Problem(422, str(error)) from None
-        job = await asyncio.to_thread(desk.jobs.put, job_id, STUDY, owner, spec.model_dump(), task)
-        response.headers["Location"] = f"/v1/studies/{job_id}"
+        most = desk.limits.waiting
+        full = f"you have {most} studies that wait or run; let some of them end."
+        job = await desk.take_in(owner, STUDY, spec, most, full)
+        response.headers["Location"] = f"/v1/studies/{job.id}"
         return await asyncio.to_thread(shown_of, job)
 
     @routes.get("", responses=documented(422))
@@ -81,10 +75,10 @@ def router(desk: Desk) -> APIRouter:
         """Cancel a study that waits or runs; remove one that has ended, with its files."""
         owner = owner_of(request)
         job = desk.job(owner, STUDY, study)
-        answer = shown_of(job)
         if not job.has_ended:
             desk.jobs.cancel(owner, STUDY, study)
             return shown_of(desk.job(owner, STUDY, study))
+        answer = shown_of(job)
         if desk.jobs.remove(owner, STUDY, study):
             desk.places.remove(desk.places.study(study))
         return answer

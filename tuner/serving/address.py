@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.serve.bounds import is_loopback
+from tuner.choices import TOKEN_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ def check_door(host: str, token: str | None, no_token: bool) -> None:
     """Raise A2SFError if there is no token, unless that is asked for and only this machine can come."""
     if token is None and not no_token:
         raise A2SFError(
-            "there is no token: set A2SF_SERVE_TOKEN or give --token-file; on loopback --no-token does without."
+            f"there is no token: set {TOKEN_VARIABLE} or give --token-file; on loopback --no-token does without."
         )
     if token is None and not is_loopback(host):
-        raise A2SFError(f"--no-token is for loopback, and {host} is not; set A2SF_SERVE_TOKEN or give --token-file.")
+        raise A2SFError(f"--no-token is for loopback, and {host} is not; set {TOKEN_VARIABLE} or give --token-file.")
 
 
 def listen_at(host: str, port: int) -> socket.socket:

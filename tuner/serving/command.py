@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import check_installed, name_of, parse_bytes
+from tuner.choices import TOKEN_VARIABLE, check_installed, name_of, parse_bytes
 from tuner.printing import one_line, quiet_libraries, write_what_cannot_be_shown
 
 if TYPE_CHECKING:
     from tuner.serving.address import Address
 
-TOKEN_VARIABLE = "A2SF_SERVE_TOKEN"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

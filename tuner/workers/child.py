@@ -13,11 +13,13 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from tuner.choices import DATABASE_VARIABLE, TOKEN_VARIABLE
+
 LINES = 40
 """Of what it says that is no message: the last ones are kept."""
 _LONGEST = 65_536
 _GRACE = 20.0  # seconds from SIGTERM to SIGKILL
-SECRETS = ("A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN")
+SECRETS = (DATABASE_VARIABLE, TOKEN_VARIABLE)
 """Variables that no job needs."""
 
 

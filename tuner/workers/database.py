@@ -12,7 +12,6 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
-    IntegrityError,
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
@@ -59,7 +58,7 @@ class Database:
     def _make_tables(self) -> None:
         try:
             METADATA.create_all(self._engine)
-        except (DBAPIError, IntegrityError):  # another process made them between the look and the making
+        except DBAPIError:  # another process made them between the look and the making
             time.sleep(0.5)
             METADATA.create_all(self._engine)
 

@@ -32,7 +32,6 @@ from sqlalchemy.engine import Connection
 
 from tuner.workers.database import METADATA, Database
 
-STUDY, VALIDATION = "study", "validation"
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 ENDED = (DONE, FAILED, CANCELLED)
@@ -156,6 +155,10 @@ class Jobs:
         """What the folders of the owner's ended jobs hold."""
         query = select(func.coalesce(func.sum(JOBS.c.bytes), 0)).where(JOBS.c.owner == owner)
         return int(self._database.read(lambda c: c.scalar(query)) or 0)
+
+    def check(self) -> None:
+        """Fail as any other question would, if the table cannot be read."""
+        self._database.read(lambda c: c.execute(select(JOBS.c.id).limit(1)).first())
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How many jobs of all owners there are, by kind and state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -11,7 +11,8 @@ from sqlalchemy import Column, Float, Integer, Row, String, Table, and_, case, d
 from sqlalchemy.engine import Connection
 
 from tuner.workers.database import METADATA, Database
-from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING, STUDY, VALIDATION
+from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING
+from tuner.workers.words import STUDY, VALIDATION
 
 LEASE = 30.0
 """Seconds that a worker may be silent before its job goes to another."""
@@ -61,7 +62,7 @@ class Ending:
 
     result: Mapping[str, Any] | None = None
     error: str = ""
-    n_bytes: int = field(default=0)
+    n_bytes: int = 0
 
 
 class Leases:

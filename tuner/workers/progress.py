@@ -30,12 +30,11 @@ class Heard:
         """True once the job has found its result, or why there is none."""
         return self.result is not None or bool(self.error)
 
-    def take(self, messages: Sequence[Mapping[str, Any]]) -> bool:
-        """Hear some messages; True if there were any."""
+    def take(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Hear some messages."""
         for message in messages:
             self._take(message)
         self.is_unsaid = self.is_unsaid or bool(messages)
-        return bool(messages)
 
     def _take(self, message: Mapping[str, Any]) -> None:
         match message:

@@ -19,18 +19,15 @@ from sqlalchemy.exc import DBAPIError
 from tuner.printing import one_line, printable
 from tuner.workers.child import Child
 from tuner.workers.database import Database
-from tuner.workers.jobs import STUDY
 from tuner.workers.leases import LEASE, Claim, Ending, Leases, Word
 from tuner.workers.progress import Heard
+from tuner.workers.words import BUSY, STUDY
 
 LOG = logging.getLogger("a2sf.worker")
 _TICK = 0.2
 _REPORT = 1.0  # seconds between two reports of a job that goes on
 _IDLE = 1.0
 _BEAT = 10.0
-BUSY = 75
-"""The exit code of a job whose folder another process holds still."""
-USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,9 @@ class Worker:
         """Until the job's process has ended; it is ended here if the job is cancelled, lost, or this worker stops."""
         last_report = last_answer = time.monotonic()
         while child.returncode() is None:
-            changed = heard.take(child.messages())
+            heard.take(child.messages())
             now = time.monotonic()
-            if now - last_report >= (_REPORT if changed or heard.is_unsaid else self._options.lease / 6):
+            if now - last_report >= (_REPORT if heard.is_unsaid else self._leases.lease / 6):
                 last_report = now
                 try:
                     word = self._leases.report(claim, heard.report(child.last_lines()))

@@ -22,10 +22,12 @@ from sqlalchemy import update
 from tests.tuner.conftest import Finished
 from tuner.reporting.front import write_front
 from tuner.search.storage import read_trials
+from tuner.service.job import found
 from tuner.service.tables import opened
 from tuner.service.tokens import Tokens
 from tuner.workers.database import default_address
-from tuner.workers.jobs import DONE, JOBS, STUDY, Jobs, new_id
+from tuner.workers.jobs import DONE, JOBS, Jobs, new_id
+from tuner.workers.words import STUDY
 
 MOST_UPLOAD = 200_000
 
@@ -105,14 +107,8 @@ def plant(data: Path, owner: str, finished: Finished, name: str) -> str:
     write_front(folder, read_trials(folder), finished.result)
     asked = {"task": "knowledge", "model": "reference", "trials": 26, "max_degradation": 60.0, "name": name}
     Jobs(database).put(job, STUDY, owner, asked, {"folder": f"studies/{job}", "settings": {}})
-    evidence = finished.result.evidence
-    result = {
-        "status": evidence.status, "verdict": evidence.verdict, "policy_from": evidence.policy_from,
-        "cache_fraction": evidence.cache.fraction, "metric": evidence.metric, "goal_points": evidence.goal_points,
-        "difference_points": evidence.quality.difference_points, "report_samples": evidence.samples.report,
-        "mlflow": "",
-    }  # fmt: skip
-    ended = update(JOBS).where(JOBS.c.id == job).values(state=DONE, result=result, ended=time.time(), bytes=1000)
+    values = {"state": DONE, "result": found(finished.result), "ended": time.time(), "bytes": 1000}
+    ended = update(JOBS).where(JOBS.c.id == job).values(**values)
     database.write(lambda c: c.execute(ended))
     database.close()
     return job

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,9 +103,12 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
             b"POST /v1/samples?name=b.jsonl HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
             + f"Authorization: Bearer {service.tokens['bert']}\r\nContent-Length: 1000\r\n\r\nhalf".encode()
         )
-    for _ in range(50):
+    for _ in range(100):
         if len(list((service.data / "samples").iterdir())) == there:
             break
+        time.sleep(0.1)
+    else:
+        pytest.fail("its folder is still there after ten seconds")
     assert service.get("bert", "/v1/samples").json() == []
 
 

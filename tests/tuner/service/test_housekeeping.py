@@ -13,7 +13,8 @@ from tuner.service.limits import Limits
 from tuner.service.places import Places
 from tuner.service.tables import opened
 from tuner.workers.database import default_address
-from tuner.workers.jobs import DONE, JOBS, STUDY, VALIDATION, new_id
+from tuner.workers.jobs import DONE, JOBS, new_id
+from tuner.workers.words import STUDY, VALIDATION
 
 DAY = 86_400
 

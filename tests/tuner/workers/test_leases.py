@@ -16,8 +16,9 @@ from a2sf_core.errors import A2SFError
 from tests.tuner.tracking.servers import POSTGRES, postgres
 from tuner.service.tables import ALL, opened
 from tuner.workers.database import Database
-from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING, STUDY, VALIDATION, Jobs, new_id
+from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING, Jobs, new_id
 from tuner.workers.leases import Ending, Leases, Report, Word, workers
+from tuner.workers.words import STUDY, VALIDATION
 
 KINDS = ["sqlite", "postgresql"] if POSTGRES else ["sqlite"]
 

@@ -18,7 +18,8 @@ from tests.tuner.conftest import write_short_lists
 from tuner.search.storage import read_trials
 from tuner.service.tables import opened
 from tuner.workers.database import Database, default_address
-from tuner.workers.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STUDY, VALIDATION, Job, Jobs, new_id
+from tuner.workers.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Jobs, new_id
+from tuner.workers.words import STUDY, VALIDATION
 
 SHORT_LEASE = """
 import signal, sys

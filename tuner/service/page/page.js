@@ -28,7 +28,7 @@ async function show() {
     link.toggleAttribute("aria-current", link.hash === (location.hash || "#/"));
   }
   main.replaceChildren(view.element);
-  close = view.close ?? close;
+  close = view.close;
   window.scrollTo(0, 0);
 }
 

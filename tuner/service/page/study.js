@@ -46,8 +46,7 @@ export function study(id, me) {
       data.error && data.log ? h("details", { class: "card" }, h("summary", {}, "Last lines of its process"), h("pre", {}, data.log)) : null,
       h("p", {}, ending(data, ended, path)),
     );
-    if (ended) draw(true);
-    else draw(false);
+    draw(ended);
   }
 
   const events = new EventSource(`${path}/events`);

@@ -99,8 +99,9 @@ def paired_interval(
     """
     paired = Paired.of(differences, contexts)
     unseen = paired.with_unseen(resolution)
-    low, _ = _bootstrap(unseen, seed)
-    _, high = _bootstrap(paired, seed)
+    low, high = _bootstrap(unseen, seed)
+    if unseen is not paired:
+        _, high = _bootstrap(paired, seed)
     low = max(low - resolution / unseen.n_contexts, paired.worst(resolution))
     return Interval(paired.mean, min(low, paired.mean), high)
 

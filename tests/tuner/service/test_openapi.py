@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Service
 
+pytestmark = pytest.mark.long
+
 SETTINGS = """
 [generation]
 mode = "all"

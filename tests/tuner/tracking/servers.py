@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POSTGRES = next((str(p.parent) for p in Path("/usr/lib/postgresql").glob("*/bin/initdb")), "") or str(
@@ -20,10 +21,12 @@ POSTGRES = next((str(p.parent) for p in Path("/usr/lib/postgresql").glob("*/bin/
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on now, and that the system gives to nobody who asks for any."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("of a hundred ports not one is free")
 
 
 class Server:
@@ -63,8 +66,8 @@ def _is_open(port: int) -> bool:
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    """Until it answers, or it has ended, or two minutes are over."""
-    deadline = time.monotonic() + 120
+    """Until it answers, or it has ended, or ten minutes are over."""
+    deadline = time.monotonic() + 3000
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
@@ -83,7 +86,7 @@ def postgres(folder: Path) -> Iterator[str]:
     if os.geteuid() == 0:
         become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
         shutil.chown(data, "nobody", "nogroup")
-    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/", "timeout": 120}
+    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/", "timeout": 600}
     subprocess.run([*become, f"{POSTGRES}/initdb", "-D", data, "-A", "trust", "-U", "a2sf"], **run)  # type: ignore[call-overload]
     server = subprocess.Popen(
         [*become, f"{POSTGRES}/postgres", "-D", data, "-p", str(port), "-k", data, "-c", "listen_addresses=127.0.0.1",
@@ -91,7 +94,7 @@ def postgres(folder: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while subprocess.run([f"{POSTGRES}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
             assert time.monotonic() < deadline
             assert server.poll() is None
@@ -99,4 +102,4 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql://a2sf@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.wait(120)

@@ -133,8 +133,9 @@ def main() -> None:
     parser.add_argument("--learn", type=int, default=24)
     parser.add_argument("--measure", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    model, tokenizer = load_model(options.model, "cpu")
+    model, tokenizer = load_model(options.model, "cpu", options.dtype)
     limit = max_tokens(model, tokenizer)
     given = (options.learn, options.measure, options.seed)
     sources = [Source.of(words, model, tokenizer, *given) for words in options.source]

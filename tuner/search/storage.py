@@ -22,6 +22,8 @@ from tuner.search.profile import PART_FILE, PROFILE_FILE
 from tuner.search.records import TrialRecord
 
 JOURNAL = "study.journal"
+LEARNED_FILE = "learned.json"
+"""Where `tuner.search.learned_file` keeps what was learned."""
 _NAME, _RESULT = "a2sf", "result"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -84,7 +86,7 @@ class Storage:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
         if not self._study.get_trials(deepcopy=False):  # nothing was finished, so nothing is lost by starting anew
             if stored != dict(identity):
-                for name in (PROFILE_FILE, PART_FILE):
+                for name in (PROFILE_FILE, PART_FILE, LEARNED_FILE):
                     (run_dir / name).unlink(missing_ok=True)
                 self._study.set_user_attr("identity", dict(identity))
             return

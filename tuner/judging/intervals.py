@@ -139,8 +139,13 @@ def _bootstrap(paired: Paired, seed: int) -> tuple[float, float]:
     def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
         return sums.sum(axis) / counts.sum(axis)
 
+    def mean_of_alike(sums: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / paired.counts.sum()
+
+    alike = np.ptp(paired.counts) == 0  # then there is half as much to draw, with the same result
     result = stats.bootstrap(
-        (paired.sums, paired.counts), mean, paired=True, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
-        method="percentile", vectorized=True, rng=np.random.default_rng(seed),
+        (paired.sums,) if alike else (paired.sums, paired.counts), mean_of_alike if alike else mean, paired=not alike,
+        confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", vectorized=True,
+        rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

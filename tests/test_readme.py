@@ -34,14 +34,14 @@ def test_every_command_runs(tmp_path: Path) -> None:
     for command in commands:
         words = command.replace("--trials 100", "--trials 24").split()[1:]
         result = subprocess.run(
-            [sys.executable, "-m", "tuner.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=900
+            [sys.executable, "-m", "tuner.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=1800
         )
         assert result.returncode == 0, (command, result.stderr)
     programs = blocks("python")
     assert programs
     for program in programs:
         result = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=600
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=1800
         )
         assert result.returncode == 0, result.stderr
         assert "Answer: The picnic is on Friday" in result.stdout

@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "tuner.cli"]
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=1800)
 
 
 def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -94,7 +94,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
         "heavy = {'torch', 'transformers', 'mlflow', 'sklearn', 'optuna', 'datasets', 'pandas', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -114,11 +114,11 @@ def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path, monkeyp
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     worker = subprocess.Popen([*COMMAND, *job], cwd=tmp_path, **pipes)
     journal = tmp_path / "run" / "study.journal"
-    deadline = time.time() + 600
+    deadline = time.time() + 1800
     while time.time() < deadline and not (journal.exists() and journal.read_text().count('"nll_increase"') >= 3):
         time.sleep(0.02)
     worker.send_signal(signal.SIGINT)
-    _, stderr = worker.communicate(timeout=600)
+    _, stderr = worker.communicate(timeout=1800)
     finished = worker.returncode == 0
     assert finished or (worker.returncode == 130 and "the same command goes on from there" in stderr)
 

@@ -28,7 +28,7 @@ def command(finished: Finished, out: Path, *more: str) -> list[str]:
 
 
 def run(arguments: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=600, **how)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=1800, **how)
 
 
 def is_a_sentence(stderr: str) -> bool:
@@ -67,7 +67,7 @@ def test_a_folder_that_is_removed_under_the_run_is_named(finished: Finished, tmp
         time.sleep(0.005)
     for _ in range(3):  # it may write while it is removed
         shutil.rmtree(folder, ignore_errors=True)
-    _, stderr = worker.communicate(timeout=600)
+    _, stderr = worker.communicate(timeout=1800)
     assert worker.returncode == 2, stderr
     assert is_a_sentence(stderr), stderr
     assert str(folder) in stderr

@@ -74,7 +74,7 @@ class Bench:
             process.kill()
             process.wait()
 
-    def until(self, happened: Callable[[], bool], seconds: float = 600) -> None:
+    def until(self, happened: Callable[[], bool], seconds: float = 1800) -> None:
         deadline = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < deadline, [job.__dict__ for job in self.jobs.newest("anna", STUDY, 9)]

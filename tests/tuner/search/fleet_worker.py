@@ -5,12 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.tuner.models import samples, tiny
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import Seen
 from tuner.search.fleet import Fleet
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
+
+
+class Slow(Engine):
+    """Takes `pause` seconds longer for every trial, which is when a worker is killed then."""
+
+    pause = 0.0
+
+    def race(self, *arguments: Any, **named: Any) -> list[Seen]:
+        time.sleep(self.pause)
+        return super().race(*arguments, **named)
+
 
 IDENTITY = {"model": "m", "data": "d"}
 SPACE = Space("bump", False, 3)
@@ -18,14 +31,11 @@ SPACE = Space("bump", False, 3)
 
 def work(address: str, folder: Path, goal: int, lease: float, pause: float) -> None:
     """Work on the study `test` until it has `goal` trials; say how many there are after each."""
-    engine = Engine(tiny("llama"), samples(4), bank=SPACE.bank)
+    engine = Slow(tiny("llama"), samples(4), bank=SPACE.bank)
+    engine.pause = pause
     fleet = Fleet(address, "test", folder, IDENTITY, lease=lease)
-
-    def told(done: int) -> None:
-        print(done, flush=True)
-        time.sleep(pause)  # else one worker has done all before the other has loaded torch
-
-    Study(folder, IDENTITY, 1, fleet).run(engine, SPACE, Plan(goal), told)
+    study = Study(folder, IDENTITY, 1, fleet)
+    study.run(engine, SPACE, Plan(goal), lambda done: print(done, flush=True))
     fleet.close()
 
 

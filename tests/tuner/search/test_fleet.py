@@ -84,6 +84,7 @@ def test_a_killed_worker_and_a_restart_of_the_database_cost_no_trial_and_double_
         worker(server.address, tmp_path / "two", 0.3) as two,
     ):
         until(6, one)
+        sleep(0.15)  # it is in the middle of the next one
         one.kill()
         until(9, two)
         server.stop()

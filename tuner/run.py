@@ -39,13 +39,14 @@ from tuner.reporting.files import write
 from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
 from tuner.search.fleet import Fleet
-from tuner.search.learned_file import LEARNED_FILE, Lesson, kept_lesson
+from tuner.search.learned_file import Lesson, kept_lesson
 from tuner.search.learning import LEARNED_FROM
 from tuner.search.lock import only_run_in
 from tuner.search.objectives import MEMORY, QUALITY, SIGNAL
 from tuner.search.profiles import kept_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
+from tuner.search.storage import LEARNED_FILE
 from tuner.search.study import Plan, Study
 from tuner.search.warm_start import WarmStart, read_warm_start
 from tuner.settings import Settings

@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 _CAPTION_WIDTH = 24
 """Percent of the cache, on the axis, that the caption takes beside the mark of the chosen policy."""
 
+_NAME_WIDTH = 36
+"""Percent of the cache, on the axis, that the name of a known method takes."""
 _NEAR_EDGE = 85
 """Share of the cache, in percent, beyond which a centred name would run over the edge of the picture."""
+_EDGE = 102
+"""Where such a name ends, in percent."""
 _ROOM = 0.12
 """Part of the picture's height that a name above a bar takes, and the words below the line of the goal."""
 
@@ -106,15 +110,27 @@ def _draw_proven(axes: Axes, picture: Picture, policy: Candidate, goal: float, b
     if not best:
         # Beside its bar, as above it comes its own line; far to the right that has ended, but the front may run there.
         caption, is_left = f"{policy.method or policy.label} needs {policy.cache_fraction:.0%}", x < 70
-        # Above its bar may be the line of the goal with its words.
-        end, up = (low, -12) if 0 <= goal - high < _ROOM * (top - bottom) else (high, 12)
-        spot, offset = ((x, y), (9, 0)) if is_left else ((x, end), (9, up))
-        axes.annotate(
-            caption, spot, offset, fontsize=10, textcoords="offset points", va="center",
-            ha="left" if is_left else "right" if x > _NEAR_EDGE else "center", **look,
-        )  # fmt: skip
+        align = "left" if is_left else "right" if x > _NEAR_EDGE else "center"
+        anchor = _EDGE if align == "right" else x
+        left = anchor - _NAME_WIDTH * (1 if align == "right" else 0.5)
+        room = _ROOM * (top - bottom)
+        # Above its bar may be the line of the goal with its words, or the front.
+        is_full = 0 <= goal - high < room or _front_crosses(picture, (left, left + _NAME_WIDTH), (high, high + room))
+        end, up = (low, -12) if is_full else (high, 12)
+        spot, offset = ((x, y), (9, 0)) if is_left else ((anchor, end), (0, up))
+        axes.annotate(caption, spot, offset, fontsize=10, textcoords="offset points", va="center", ha=align, **look)
         return
     # Below nothing there is room under the whole picture: no front, no line.
     text = f"keeps {policy.cache_fraction:.0%} of the cache,\n{effect(-policy.difference.mean)}"
     middle = min(max(x, _CAPTION_WIDTH / 2 - 12), 100 - _CAPTION_WIDTH / 2)
     axes.annotate(text, (middle, bottom), (0, 6), textcoords="offset points", fontsize=12, ha="center", **look)
+
+
+def _front_crosses(picture: Picture, across: tuple[float, float], up: tuple[float, float]) -> bool:
+    """Whether a step of the front, or the way down from it, runs through a box of the axes."""
+    heights = [picture.squash(lost) for _, lost in picture.front]
+    steps = zip(picture.front, picture.front[1:], heights, heights[1:], strict=False)
+    return any(
+        start[0] < across[1] and across[0] < end[0] and lower < up[1] and up[0] < higher
+        for start, end, higher, lower in steps
+    )

@@ -25,12 +25,11 @@ from a2sf_core.policy import Policy
 from tuner.database import Database
 from tuner.search.journal import TURN, check_for_resume, check_trials
 from tuner.search.kept import EndsElsewhere, Turn
-from tuner.search.learned_file import LEARNED_FILE
 from tuner.search.leases import CONCLUDE, LEASE, PREPARE, STUDY_TABLES, TRIAL, Lease, Leases, Taken
 from tuner.search.profile import PART_FILE, PROFILE_FILE
 from tuner.search.records import FirstTrial, TrialRecord
 from tuner.search.shared_study import AWAY, MEND, OPTION, Tried, open_study
-from tuner.search.storage import JOURNAL, write_copy
+from tuner.search.storage import JOURNAL, LEARNED_FILE, write_copy
 from tuner.search.trials import check_identity, count_look, finished, records_of
 
 WORKER_FILE = ".worker.id"

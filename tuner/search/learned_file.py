@@ -19,9 +19,9 @@ from tuner.measuring.engine import Engine
 from tuner.search.learning import learned_rules
 from tuner.search.profiles import JUDGED_AT
 from tuner.search.space import Space
+from tuner.search.storage import LEARNED_FILE
 from tuner.watch import Count, Watch
 
-LEARNED_FILE = "learned.json"
 FEWEST = 12
 """Search samples without which nothing is learned."""
 JUDGES = 3

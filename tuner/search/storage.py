@@ -23,6 +23,8 @@ from tuner.search.records import FirstTrial, TrialRecord
 from tuner.search.trials import check_identity, count_look, finished, record_of, records_of
 
 JOURNAL = "study.journal"
+LEARNED_FILE = "learned.json"
+"""Where `tuner.search.learned_file` keeps what was learned."""
 _NAME = "a2sf"
 
 
@@ -63,7 +65,7 @@ class Storage:
         if self._study.get_trials(deepcopy=False):
             check_identity(str(run_dir), stored, identity, "--out ANOTHER_FOLDER")
         elif stored != dict(identity):  # nothing was finished, so nothing is lost by starting anew
-            for name in (PROFILE_FILE, PART_FILE):
+            for name in (PROFILE_FILE, PART_FILE, LEARNED_FILE):
                 (run_dir / name).unlink(missing_ok=True)
             self._study.set_user_attr("identity", dict(identity))
 

@@ -29,13 +29,15 @@ def engine() -> Engine:
 
 
 def test_a_folder_without_a_finished_trial_is_not_another_study(tmp_path: Path, engine: Engine) -> None:
-    """What ended before its first trial, as with NaN in float16, is begun anew; a profile of it would be another's."""
+    """What ended before its first trial, as with NaN in float16, is begun anew; what it measured would be another's."""
     Study(tmp_path, IDENTITY, seed=1)
-    (tmp_path / "profile.json").write_text("{}")
+    measured = [tmp_path / name for name in ("profile.json", "profile.part.json", "learned.json")]
+    for path in measured:
+        path.write_text("{}")
     Study(tmp_path, IDENTITY, seed=1)
-    assert (tmp_path / "profile.json").exists()
+    assert all(path.exists() for path in measured)
     Study(tmp_path, {**IDENTITY, "model": "other"}, seed=1).run(engine, SPACE, Plan(1), nothing)
-    assert not (tmp_path / "profile.json").exists()
+    assert not any(path.exists() for path in measured)
     with pytest.raises(A2SFError, match=r"another model \(other, now m\)"):
         Study(tmp_path, IDENTITY, seed=1)
 

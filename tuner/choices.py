@@ -25,6 +25,8 @@ TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 """What an address for MLflow may begin with."""
 DATABASE_VARIABLE, TOKEN_VARIABLE = "A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN"
 """Secrets in the environment: the service's database, and the token of `a2sf-serve`."""
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of accelerate to spread a model's weights."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

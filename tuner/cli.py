@@ -71,6 +71,11 @@ Cut = Annotated[
 Adapter = Annotated[
     Path | None, typer.Option(help="Folder of a LoRA adapter (peft) that is merged into --model's weights.")
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Spread the weights: auto, balanced, balanced_low_0, sequential, or a .json file from modules to "
+                      "devices, cpu or disk. Instead of --device."),
+]  # fmt: skip
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
 
 
@@ -105,6 +110,7 @@ def tune(
     mlflow: Mlflow = None,
     cut: Cut = None,
     adapter: Adapter = None,
+    device_map: DeviceMap = None,
     check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
@@ -119,7 +125,7 @@ def tune(
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
-        cut=cut, adapter=adapter,
+        cut=cut, adapter=adapter, device_map=device_map,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -174,6 +180,7 @@ def validate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     cut: Cut = None,
     adapter: Adapter = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
     quiet_libraries()
@@ -184,6 +191,7 @@ def validate(
     settings = Settings(
         task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         max_degradation=max_degradation, device=device, dtype=dtype, cut=cut, adapter=adapter,
+        device_map=device_map,
     )  # fmt: skip
     inputs = check(settings)
     from tuner.judging.validation import first_look

@@ -35,6 +35,7 @@ class Settings:
     mlflow: str | None = None
     cut: str | None = None
     adapter: Path | None = None
+    device_map: str | None = None
 
     def folder(self, task: str) -> Path:
         """Where the run lies: `out`, or a name made of those of the task and the model."""

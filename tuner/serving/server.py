@@ -39,6 +39,7 @@ class Options:
     body: int
     device: str
     dtype: str
+    device_map: str | None
 
 
 def run(model: str, lineup: Lineup, name: str, address: Address, listening: socket.socket, options: Options) -> None:
@@ -48,7 +49,7 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
         A2SFError: if the model cannot be used, or is not the one that a config is for.
     """
     with ExitStack() as stack:
-        loaded, tokenizer = load_model(model, options.device, options.dtype)
+        loaded, tokenizer = load_model(model, options.device, options.dtype, device_map=options.device_map)
         _log_to_stderr()
         full = Policy.full(loaded.config.get_text_config().num_hidden_layers)
         accept = accepted_for(loaded)

@@ -1,7 +1,7 @@
-"""Whether gathering says what the attached model says: kernels of some quantised weights round by how many tokens come.
+"""Whether gathering says what the attached model says, where weights are quantised.
 
-Gathering reads an answer in one go and many rows together, serving reads it token by token. bitsandbytes' 4-bit weights
-on a CPU give both other logits, int8 weights by torchao the same.
+Gathering reads an answer in one go and many rows together, serving reads it token by token: the last digits differ, as
+sums are made in another order. Kernels that round what they are given make more of it (docs/large-models.md).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def must_run_attached(engine: Engine, policy: Policy, say: Callable[[str], None]
     if not getattr(engine.model, "is_quantized", False) or (gap := largest_gap(engine, policy)) <= TOLERANCE:
         return False
     say(
-        "These quantised weights say something else when tokens come one by one, as in serving (by up to "
-        f"{gap:.2g} nats per token): the report samples are measured by really running the attached model, which takes "
-        "longer."
+        "With these quantised weights the model says something else when tokens come one by one, as in serving (by up "
+        f"to {gap:.2g} nats per token): the report samples are measured by really running the attached model, which "
+        "takes longer."
     )
     return True

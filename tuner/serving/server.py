@@ -63,6 +63,7 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
         stack.callback(Watch(configs, lineup.sources, accept, engine.metrics).close)
         limits = Limits(max_tokens(loaded, tokenizer), options.most, options.body, options.seconds)
         app = Door(Service(engine, tokenizer, name, limits).app, address.token, address.trusts_loopback)
+        listening.listen()  # who comes now waits until uvicorn has started, and is not refused
         typer.echo(printable(f"{name} at {url_of(address.host, listening)}/v1 ({lineup})"))
         most_clients = _CLIENTS_FOR_EACH_PLACE * (options.rows + options.waiting)
         serve_until_signal(app, listening, address.drain, most_clients)

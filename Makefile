@@ -6,6 +6,8 @@ TASK ?= summarisation
 TRIALS ?= 100
 REAL_TASK ?= studies/real/knowledge-chat.yaml
 REAL_TRIALS ?= 60
+# Where the CPU multiplies bfloat16 by itself (AMX), half the time.
+REAL_DTYPE ?= $(if $(shell grep -sm1 -w amx_bf16 /proc/cpuinfo),bfloat16,auto)
 
 .PHONY: tune tune-real service test fuzz lint bench bench-search bench-gpu bench-peers clean
 
@@ -28,7 +30,7 @@ $(VENV)/.installed-real: $(VENV)/.installed
 	touch $@
 
 tune-real: $(VENV)/.installed-real
-	$(BIN)/a2sf-tune --model smollm2 --task $(REAL_TASK) --trials $(REAL_TRIALS) $(if $(DATA),--data $(DATA))
+	$(BIN)/a2sf-tune --model smollm2 --task $(REAL_TASK) --trials $(REAL_TRIALS) --dtype $(REAL_DTYPE) $(if $(DATA),--data $(DATA))
 
 # The optimisation service with one worker and its page, for this machine only; the last line says which address to open.
 PORT ?= 8200

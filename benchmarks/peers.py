@@ -161,7 +161,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--methods", nargs="+", choices=PRESSES, default=PRESSES)
     parser.add_argument(
-        "--write", action="store_true", help=f"hold what is written at {SERVED:.0%}, too, to the reference"
+        "--write", action="store_true", help=f"hold what is written at {SERVED:g} of the cache, too, to the reference"
     )
     parser.add_argument("--serve", type=int, default=0, help="prompts to time serving on; 0 leaves it out")
     parser.add_argument("--check", action="store_true", help="only hold the evaluator to a native run of every press")

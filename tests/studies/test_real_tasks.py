@@ -17,7 +17,7 @@ def test_a_task_for_real_models_is_a_chat_and_has_samples(path: Path) -> None:
     task = load_task(str(path))
     assert task.chat_template == "auto"
     assert task.samples is not None
-    assert len(bundled_samples(task.samples, 3)) == 3
+    assert len(bundled_samples(task.samples, 4)) == 4
 
 
 def test_make_tune_real_names_one_of_them() -> None:

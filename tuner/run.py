@@ -32,8 +32,8 @@ from tuner.judging.intervals import samples_for
 from tuner.judging.proof import Outcome, prove
 from tuner.judging.validation import room_for
 from tuner.measuring.engine import Engine
-from tuner.measuring.gap import must_run_attached
 from tuner.measuring.memory import allowed_memory
+from tuner.measuring.rounding import must_run_attached
 from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
@@ -250,7 +250,7 @@ def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
     choice = chosen.choice
     rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
-    attached = bool(rungs) and must_run_attached(found.engine, rungs[-1], job.watch.say)
+    attached = must_run_attached(job.model, job.watch.say)
     unseen = job.engine("report", chosen.report, found.space.learned, attached=attached)
     looks = job.study.count_report_look(rungs)
     power = power_of(replace(job.parts, report=tuple(chosen.report)), job.task, job.power.goal)

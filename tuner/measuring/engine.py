@@ -240,14 +240,10 @@ class Engine:
             self.passes += 1
         return self._by_kept_tokens[key]
 
-    def evaluate_directly(self, policy: Policy, n_blocks: int | None = None) -> Losses:
-        """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy.
-
-        Of the samples of all blocks, or of the first `n_blocks`.
-        """
-        rows = self._rows[:n_blocks]
-        parts = [self._run_attached(self._store.load(block), policy) for block in range(len(rows))]
-        return Losses.join(parts, np.argsort(np.concatenate(rows)))
+    def evaluate_directly(self, policy: Policy) -> Losses:
+        """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
+        parts = [self._run_attached(self._store.load(block), policy) for block in range(self.n_blocks)]
+        return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
 
     def _run_attached(self, block: Block, policy: Policy) -> Losses:
         parts = []

@@ -15,7 +15,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
-from a2sf_core import LayerPolicy, Policy, attach
+from a2sf_core import A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.learned import Learned
 from tests.core.models import GREEDY, prompt
@@ -42,7 +42,12 @@ def figures(model: Any) -> dict[str, Any]:
             found[f"{name}, {how}"] = [losses.nll.tolist(), losses.kl.tolist(), losses.cache_fraction.tolist()]
         with torch.no_grad(), attach(policy, model):
             found[f"{name}, text"] = model.generate(prompt(2, 40), max_new_tokens=12, **GREEDY).tolist()
-    return found | {"passes": engine.passes, "bytes": engine.bytes_per_token}
+    try:
+        Engine(model, samples(1), memory=2**30)
+        refused = ""
+    except A2SFError as error:
+        refused = str(error)
+    return found | {"passes": engine.passes, "bytes": engine.bytes_per_token, "refused": refused}
 
 
 def main(folder: str, out: str) -> None:

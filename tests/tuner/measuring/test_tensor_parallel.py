@@ -39,6 +39,8 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     run(*torchrun, str(PROGRAM), str(model), str(shared))
     expected, found = written(Path(f"{alone}.0")), [written(Path(f"{shared}.{rank}")) for rank in range(2)]
     assert found[0] == found[1], "processes that measure different figures would part in the middle of a search"
+    assert not expected.pop("refused")
+    assert "several processes share takes no limit of memory" in found[0]["refused"]
     for name, value in expected.items():
         if name.endswith(("gathered", "attached")):
             assert np.abs(np.array(found[0][name]) - np.array(value)).max() < 1e-5, name

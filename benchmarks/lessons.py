@@ -14,6 +14,7 @@ over budgets per layer, learned forgetting over the one half-life, and every oth
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ CHOSEN_AT = 0.2
 DRAWN = 4
 """Times as many bundled samples are drawn as are needed: some have contexts or lengths that do not suit."""
 PER_LAYER, PER_HEAD, LEARNED = "per layer", "per head", "learned"
+RATIOS = ("head_over_layer", "learned_over_one", "over_own")
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,26 @@ class Lesson:
         }
 
 
-def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float], np.ndarray]:
-    """KL `[prompt]` of the lesson's policies on the prompts that `source` measures, by policy and budget."""
+def losses(model: Any, source: Source, lesson: Lesson, names: Sequence[str]) -> dict[tuple[str, float], np.ndarray]:
+    """KL `[prompt]` of some of the lesson's policies on the prompts that `source` measures, by policy and budget."""
+    gc.collect()  # an engine is held by what it gave its store, and gigabytes with it
     engine = Engine(model, source.measure, ends=source.ends, own=lesson.rules)
-    return {
-        (name, budget): engine.evaluate(each).kl for budget in BUDGETS for name, each in lesson.policies(budget).items()
-    }
+    return {(name, budget): engine.evaluate(lesson.policies(budget)[name]).kl for budget in BUDGETS for name in names}
+
+
+def _ratios(
+    kl: dict[tuple[str, float], np.ndarray],
+    own: dict[tuple[str, float], np.ndarray],
+    budget: float,
+    contexts: np.ndarray,
+) -> dict[str, Triple]:
+    """By their names in `RATIOS`: the last of another source's lesson, the others of a source's own."""
+    learned = kl[LEARNED, budget]
+    if kl is not own:
+        return {RATIOS[2]: ratio_interval(learned, own[LEARNED, budget], contexts)}
+    per_head = kl[PER_HEAD, budget]
+    over_layer = ratio_interval(per_head, kl[PER_LAYER, budget], contexts)
+    return {RATIOS[0]: over_layer, RATIOS[1]: ratio_interval(learned, per_head, contexts)}
 
 
 def _said(found: Triple) -> str:
@@ -139,29 +155,25 @@ def main() -> None:
     limit = max_tokens(model, tokenizer)
     given = (options.learn, options.measure, options.seed)
     sources = [Source.of(words, model, tokenizer, *given) for words in options.source]
-    lessons = []
+    lessons: list[Lesson] = []
     for source in sources:
+        gc.collect()
         lessons.append(Lesson.of(source, model, limit, options.seed))
         console.print(f"{source.name}: profile of {lessons[-1].profile.kind}, half-life {lessons[-1].half_life:g}")
     table = Table(
         "measured on", "learned from", "cache", "KL, learned", "head / layer", "learned / one half-life", "/ own"
     )
-    for target in sources:
+    for target, its_own in zip(sources, lessons, strict=True):
         contexts = np.array([each.context_key for each in target.measure])
-        found = [losses(model, target, lesson) for lesson in lessons]
-        own = found[sources.index(target)]
-        for source, each in zip(sources, found, strict=True):
+        own = losses(model, target, its_own, (PER_LAYER, PER_HEAD, LEARNED))
+        for source, lesson in zip(sources, lessons, strict=True):
+            kl = own if lesson is its_own else losses(model, target, lesson, (LEARNED,))
             for budget in BUDGETS:
-                kl = {name: each[name, budget] for name in (PER_LAYER, PER_HEAD, LEARNED)}
-                row: dict[str, Any] = {
-                    "on": target.name, "from": source.name, "budget": budget, "n": len(contexts),
-                    "kl": float(kl[LEARNED].mean()),
-                    "head_over_layer": ratio_interval(kl[PER_HEAD], kl[PER_LAYER], contexts),
-                    "learned_over_one": ratio_interval(kl[LEARNED], kl[PER_HEAD], contexts),
-                    "over_own": ratio_interval(kl[LEARNED], own[LEARNED, budget], contexts),
-                }  # fmt: skip
+                row: dict[str, Any] = {"on": target.name, "from": source.name, "budget": budget, "n": len(contexts)}
+                row |= {"kl": float(kl[LEARNED, budget].mean())}
+                row |= _ratios(kl, own, budget, contexts)
                 report("lessons", row)
-                ratios = [_said(row[name]) for name in ("head_over_layer", "learned_over_one", "over_own")]
+                ratios = [_said(row[name]) if name in row else "" for name in RATIOS]
                 table.add_row(target.name, source.name, f"{budget:.0%}", f"{row['kl']:.3f}", *ratios)
     console.width = 170
     console.print(table)

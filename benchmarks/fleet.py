@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def prepared(n_samples: int) -> tuple[Engine, Space]:
     """What every worker makes for itself; the same in all of them."""
     engine = Lab.of("knowledge", TOKENS).engine(0, n_samples)
-    return engine, Space("bump", True, engine.n_layers)
+    return engine, Space("bump", False, engine.n_layers)
 
 
 def work(address: str, name: str, folder: Path, trials: int, n_samples: int, seed: int) -> None:
@@ -132,7 +132,8 @@ def one_study(server: Postgres, folder: Path, seed: int, options: argparse.Names
     labels = Counter(trial.user_attrs["label"] for trial in trials if "label" in trial.user_attrs)
     wrong = [f"turn {turn} was finished {n} times" for turn, n in turns.items() if n > 1]
     wrong += [f"{label} was run {n} times" for label, n in labels.items() if n > 1]
-    wrong += [f"turn {turn} is missing" for turn in range(options.trials) if turn not in turns]
+    missing = set(range(options.trials)) - set(turns)
+    wrong += [f"{len(missing)} turns are missing"] if missing else []
     wrong += [f"trial {trial.number} is {trial.state.name}" for trial in trials if not trial.state.is_finished()]
     wrong += [f"{failed} workers ended with an error"] if failed else []
     wrong += ["not all kills and the restart came in time"] if at or restart else []

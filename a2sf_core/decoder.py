@@ -63,13 +63,16 @@ class Decoder:
                 kernels of a transformers model.
 
         Raises:
-            A2SFError: if the model is not attached or the cache has read nothing or is not of a policy.
+            A2SFError: if the model is not attached or on several devices, or the cache has read nothing or is not of
+                a policy.
         """
         if model.config._attn_implementation != attention.NAME:
             raise A2SFError("decode needs an attached model; call it inside `with attach(policy, model):`.")
         parts = parts_of(cache)
         if not parts or not all(isinstance(part, A2SFLayer) and part.is_initialized for part in parts):
             raise A2SFError("decode needs an A2SFCache(policy) that has read a prompt.")
+        if len({part.device for part in parts}) > 1:
+            raise A2SFError("decode needs all layers on one device; use model.generate for a model on several.")
         text = model.config.get_text_config()
         if graphs is None:
             graphs = first.device.type == "cuda" and not _ROPE_THAT_WAITS & _rope_types(text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from math import ceil, floor
 from typing import Any
 
@@ -103,6 +104,11 @@ class LayerPolicy:
         for head, budget in enumerate(budgets):
             heads.setdefault(repr(budget), []).append(head)
         return [(budgets[members[0]], tuple(members)) for members in heads.values()]
+
+    def of_heads(self, heads: Sequence[int]) -> LayerPolicy:
+        """The policy of some of the layer's KV heads alone, in this order."""
+        budget = tuple(self.budget[head] for head in heads) if isinstance(self.budget, tuple) else self.budget
+        return replace(self, budget=budget, rule=self.rule.of_heads(heads))
 
     def recent_tokens(self, budget: int) -> int:
         """How many of `budget` tokens go to the most recent ones, before the sink has its share."""

@@ -59,7 +59,7 @@ def attention_when_reread(
             logits_to_keep=1,
             **{cache_argument(model): A2SFCache(layers=layers)},
         )
-    return torch.stack([layer.largest for layer in layers])
+    return torch.stack([layer.largest.to(prompt.device) for layer in layers])
 
 
 class _Reread(A2SFLayer):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.placement import input_device
 
 SHORT = 24
 """Tokens of the prompt that is tried where no window is in the way."""
@@ -35,7 +36,7 @@ def try_once(model: Any, attached: Callable[[], AbstractContextManager[Any]]) ->
         attached: attaches it with its full cache.
     """
     key = type(model), model.config.to_json_string(use_diff=False)
-    if key in _tried or model.training or next(model.parameters()).device.type == "meta":
+    if key in _tried or model.training or input_device(model).type == "meta":
         return
     with _short_windows(model) as shortened:
         differs = _difference(model, attached, SHORT)
@@ -52,8 +53,8 @@ def try_once(model: Any, attached: Callable[[], AbstractContextManager[Any]]) ->
 def _difference(model: Any, attached: Callable[[], AbstractContextManager[Any]], n_tokens: int) -> str:
     """What differs, as the middle of a sentence; empty if nothing does."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = 5 + torch.arange(n_tokens, device=model.device)[None] * 7 % max(1, min(vocabulary, 1000) - 5)  # [1, token]
-    ids = ids % vocabulary
+    places = torch.arange(n_tokens, device=input_device(model))[None]
+    ids = (5 + places * 7 % max(1, min(vocabulary, 1000) - 5)) % vocabulary  # [1, token]
     try:
         stock = _logits(model, ids)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError):

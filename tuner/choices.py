@@ -26,6 +26,8 @@ TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 DATABASE_VARIABLE, TOKEN_VARIABLE = "A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN"
 STORAGE_VARIABLE = "A2SF_STUDY_DATABASE"
 """Secrets in the environment: the service's database, the token of `a2sf-serve`, the database of `--storage`."""
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of accelerate to spread a model's weights."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -76,6 +76,11 @@ StorageAddress = Annotated[
     typer.Option(help="Database of a study that many workers share: postgresql://USER@HOST/NAME, or sqlite:///FILE on "
                       "one machine; each worker needs an --out of its own.", envvar=STORAGE_VARIABLE),
 ]  # fmt: skip
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Spread the weights: auto, balanced, balanced_low_0, sequential, or a .json file from modules to "
+                      "devices, cpu or disk. Instead of --device."),
+]  # fmt: skip
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
 
 
@@ -110,6 +115,7 @@ def tune(
     mlflow: Mlflow = None,
     cut: Cut = None,
     adapter: Adapter = None,
+    device_map: DeviceMap = None,
     storage: StorageAddress = None,
     study: Annotated[str | None, typer.Option(help="Name of the study in --storage; default TASK-MODEL.")] = None,
     check: Check = False,
@@ -126,7 +132,7 @@ def tune(
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
-        cut=cut, adapter=adapter, storage=storage, study=study,
+        cut=cut, adapter=adapter, device_map=device_map, storage=storage, study=study,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -186,6 +192,7 @@ def validate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     cut: Cut = None,
     adapter: Adapter = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Show a task's first prompt, its parts and the full cache's score, without a search."""
     quiet_libraries()
@@ -196,6 +203,7 @@ def validate(
     settings = Settings(
         task, 1, model=model, data=data, columns=parse_columns(column or []), limit=limit,
         max_degradation=max_degradation, device=device, dtype=dtype, cut=cut, adapter=adapter,
+        device_map=device_map,
     )  # fmt: skip
     inputs = check(settings)
     from tuner.judging.validation import first_look

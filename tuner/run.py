@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.placement import layer_devices
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.shape import n_kv_heads
@@ -21,7 +22,7 @@ from tuner.inputs.adapter import adapter_identity
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.made_with import inputs_identity
-from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.models import max_tokens, model_of
 from tuner.inputs.power import Power
 from tuner.inputs.splits import Parts, encode_and_split, power_of, report_samples
 from tuner.inputs.tasks import Task
@@ -33,6 +34,7 @@ from tuner.judging.proof import Outcome, prove
 from tuner.judging.validation import room_for
 from tuner.measuring.engine import Engine
 from tuner.measuring.memory import allowed_memory
+from tuner.measuring.rounding import must_run_attached
 from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
@@ -127,13 +129,17 @@ class _Job:
         return Contest(engines, self.grader, self.settings.max_degradation, self.settings.seed)
 
     def engine(
-        self, name: str, part: Sequence[Encoded], own: Sequence[ScoreRule], learn_from: Sequence[float] = ()
-    ) -> Engine:
-        """An engine that has read `part`, and knows the rules `own`, one for each layer, or can learn some."""
+        self, name: str, part: Sequence[Encoded], own: Sequence[ScoreRule], learn_from: Sequence[float] = (),
+        attached: bool = False,
+    ) -> Engine:  # fmt: skip
+        """An engine that has read `part`, and knows the rules `own`, one for each layer, or can learn some.
+
+        `attached`: it measures by really running the attached model.
+        """
         progress = self.watch.step(f"Reading {name} prompts")
         return Engine(
             self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
-            bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from,
+            bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
         )  # fmt: skip
 
 
@@ -157,19 +163,20 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class _Proven:
-    """What the report split says. `looks` counts the choices that it has judged by now."""
+    """What the report split says. `looks` counts the choices it has judged by now. `attached`: by really running."""
 
     outcome: Outcome
     alpha: Fitted
     n_samples: int
     looks: int
+    attached: bool
 
 
 def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitStack) -> _Job:
     """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
     task, samples = inputs.task, inputs.samples
     watch.step(f"Loading {name_of(settings.model)}")
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
+    model, tokenizer = model_of(settings)
     n_layers = model.config.get_text_config().num_hidden_layers
     with attach(Policy.full(n_layers), model):
         pass  # tries what cannot be served, before anything is written
@@ -182,7 +189,7 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
         identity["adapter"] = adapter_identity(settings.adapter)
     identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
-    memory = allowed_memory(settings.memory, model.device) // PARTS_HELD
+    memory = allowed_memory(settings.memory, layer_devices(model)) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
     fleet = None
     if settings.storage:
@@ -260,15 +267,16 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
 
 def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
-    unseen = job.engine("report", chosen.report, found.space.learned)
     choice = chosen.choice
     rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
+    attached = must_run_attached(job.model, job.watch.say)
+    unseen = job.engine("report", chosen.report, found.space.learned, attached=attached)
     looks = job.study.count_report_look(rungs)
     power = power_of(replace(job.parts, report=tuple(chosen.report)), job.task, job.power.goal)
     outcome = prove(job.contest(unseen), job.contest(found.engine), choice, power, job.watch)
     progress = job.watch.step("Fitting alpha")
     alpha = fit_around(outcome.around, found.engine, chosen.select, unseen, job.settings.seed, progress)
-    return _Proven(outcome, alpha, len(chosen.report), looks)
+    return _Proven(outcome, alpha, len(chosen.report), looks, attached)
 
 
 def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
@@ -280,6 +288,8 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
         "model_name": name_of(settings.model),
         "data_source": name_of(settings.data or "bundled"),
     }
+    if proven.attached:
+        identity["report samples"] = "measured by running the attached model"
     evidence = gather(outcome, found.records, counts, identity, job.tracker.parent_run_id)
     config = write_config(job.folder, job.model, job.task, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]

@@ -35,6 +35,7 @@ class Settings:
     mlflow: str | None = None
     cut: str | None = None
     adapter: Path | None = None
+    device_map: str | None = None
     storage: str | None = field(default=None, repr=False)  # it may hold a password
     study: str | None = None
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from a2sf_core.errors import A2SFError
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.layers.base import PruningLayer
 from a2sf_core.layers.whole import A2SFLayer
+from a2sf_core.placement import local_heads
 
 Heads = slice | Tensor
 """KV heads as an index: a slice where they are neighbours, which copies nothing, else int64 `[kv_head]`."""
@@ -33,12 +33,16 @@ class RaggedLayer(PruningLayer):
     def __init__(self, policy: LayerPolicy, chunk: int | None = None, decode_every: int | None = None) -> None:
         """An empty layer for a policy whose budget has one entry per KV head."""
         super().__init__()
+        self._policy, self._timing = policy, (chunk, decode_every)
+        self._heads: list[Heads] = []  # known once the device is
+        self._part(policy)
+
+    def _part(self, policy: LayerPolicy) -> None:
         self._members = policy.heads_by_budget()
         self.parts = [
-            A2SFLayer(replace(policy, budget=budget, rule=policy.rule.of_heads(heads)), chunk, decode_every)
+            A2SFLayer(replace(policy, budget=budget, rule=policy.rule.of_heads(heads)), *self._timing)
             for budget, heads in self._members
         ]
-        self._heads: list[Heads] = []  # known once the device is
 
     def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:
         """Each group's KV heads, as an index into the model's, and the layer that holds them."""
@@ -47,13 +51,14 @@ class RaggedLayer(PruningLayer):
     # ---- what transformers calls ------------------------------------------------------------------------
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Learn device, dtype and heads from the first keys and values `[batch, kv_head, new, dim]`."""
-        n = sum(len(members) for _, members in self._members)
-        if key_states.shape[1] != n:
-            raise A2SFError(
-                f"budget has {n} entries but the model has {key_states.shape[1]} KV heads; "
-                "give one budget per KV head, or a single one."
-            )
+        """Learn device, dtype and heads from the first keys and values `[batch, kv_head, new, dim]`.
+
+        Under tensor parallelism these are a process's part of the heads, and so are the budgets from here on.
+
+        Raises:
+            A2SFError: if there are as many budgets as neither the model's KV heads nor this process's part of them.
+        """
+        self._part(self._policy.of_heads(local_heads(key_states.shape[1], len(self._policy.budgets))))
         self.device, self.dtype = key_states.device, key_states.dtype
         self._heads = [_index(members, self.device) for _, members in self._members]
         for heads, part in self.groups():

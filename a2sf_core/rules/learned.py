@@ -75,12 +75,12 @@ class Learned(ScoreRule):
         """The product.
 
         Raises:
-            A2SFError: if the layer has another number of KV heads.
+            A2SFError: if the layer has another number of KV heads, and not a process's part of them either.
         """
         if len(self.powers) != held.positions.shape[1]:
-            raise A2SFError(
-                f"the learned rule is for {len(self.powers)} KV heads but the layer has {held.positions.shape[1]}."
-            )
+            from a2sf_core.placement import local_heads  # brings torch, which rules do without until they rank
+
+            return self.of_heads(local_heads(held.positions.shape[1], len(self.powers))).rank(held)
         powers = _on_device(self.powers, held.positions.device)  # [kv_head, half_life]
         of_values = _on_device((self.value_powers,), held.positions.device)  # [1, kv_head]
         total: Any = of_values[..., None] * (held.values.float().norm(dim=-1) + FLOOR).log()

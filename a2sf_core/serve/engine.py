@@ -21,6 +21,7 @@ from a2sf_core import attention
 from a2sf_core.cache import A2SFCache
 from a2sf_core.errors import A2SFError
 from a2sf_core.layers.rows import in_rows
+from a2sf_core.placement import input_device
 from a2sf_core.serve.cost import held_bytes
 from a2sf_core.serve.job import Failed, Job
 from a2sf_core.serve.metrics import Metrics
@@ -194,7 +195,7 @@ class Engine:
 
     def _step(self) -> None:
         """One token for every row."""
-        rows, device = list(self._running), self._model.device
+        rows, device = list(self._running), input_device(self._model)
         with self._failing(rows):
             caches = [(row, cache) for row in rows for cache in row.caches]
             logits = self._model(

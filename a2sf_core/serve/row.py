@@ -12,6 +12,7 @@ from torch import Tensor
 
 from a2sf_core.cache import A2SFCache
 from a2sf_core.context import pieces
+from a2sf_core.placement import input_device
 from a2sf_core.policy import Policy
 from a2sf_core.serve.cost import CacheCost
 from a2sf_core.serve.job import Ended, Job, Piece
@@ -49,7 +50,7 @@ class Row:
         self.writer = Writer(tokenizer, job.stop)
         self.left: deque[tuple[int, int]] | None = None
         self.has_read = False
-        self._chooser = Chooser(job.sampling, model.device)
+        self._chooser = Chooser(job.sampling, input_device(model))
 
     @property
     def seen(self) -> int:
@@ -66,9 +67,10 @@ class Row:
         if self.left is None:
             self.left = deque(pieces(len(self.job.ids), size))
         start, stop = self.left.popleft()
+        device = input_device(model)
         logits = model(
-            input_ids=torch.tensor([self.job.ids[start:stop]], device=model.device),
-            position_ids=torch.arange(start, stop, device=model.device)[None],
+            input_ids=torch.tensor([self.job.ids[start:stop]], device=device),
+            position_ids=torch.arange(start, stop, device=device)[None],
             use_cache=True,
             logits_to_keep=1,
             **{cache_argument(model): self.caches[0]},

@@ -282,6 +282,10 @@ def test_errors(llama: Any) -> None:
     with attach(policy, llama):
         with pytest.raises(A2SFError, match="has read a prompt"):
             decode(llama, A2SFCache(policy), first, 5)
+        cache.layers[1].device = torch.device("meta")
+        with pytest.raises(A2SFError, match=r"all layers on one device; use model.generate for a model on several"):
+            Decoder(llama, cache, first, 1)
+        cache.layers[1].device = cache.layers[0].device
         decoder = Decoder(llama, cache, first, 1)
         assert isinstance(cache.layers[0], SlotLayer)
         with pytest.raises(A2SFError, match="2 tokens came at once"), torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
@@ -10,6 +11,7 @@ from studies.samples import Sample, bundled_samples
 from tuner.choices import FAMILIES, LEARNED, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
 from tuner.inputs.adapter import check_adapter
 from tuner.inputs.data import load_samples
+from tuner.inputs.device_map import read_device_map
 from tuner.inputs.model_folder import local_folder
 from tuner.inputs.own_metric import find_metric, text_score
 from tuner.inputs.tasks import Task, load_task
@@ -35,6 +37,12 @@ def check(settings: Settings) -> Inputs:
     Raises:
         A2SFError: one sentence for whatever is wrong.
     """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise A2SFError(
+            f"WORLD_SIZE is {processes}: torchrun started several processes, and a search runs in one; leave torchrun "
+            "out, and spread a large model with --device-map."
+        )
     if not 1 <= settings.trials <= MOST_TRIALS:
         raise A2SFError(
             f"--trials is {settings.trials}; expected 1 or more, at most {MOST_TRIALS}; 100 is a good start."
@@ -62,6 +70,8 @@ def check(settings: Settings) -> Inputs:
     if settings.memory is not None:
         parse_bytes(settings.memory)
     tracking_address(settings.mlflow)
+    if settings.device_map:
+        read_device_map(settings.device_map, settings.device)
     if settings.adapter:
         check_adapter(settings.adapter)
     for folder in settings.warm_start:

@@ -15,8 +15,11 @@ import torch
 
 from a2sf_core.errors import A2SFError
 from tuner.inputs.adapter import with_adapter
+from tuner.inputs.device_map import DeviceMap, check_mergeable, read_device_map
 from tuner.inputs.gguf import check_gguf, gguf_file
 from tuner.inputs.model_folder import brief, check_config, check_weights, locate_model
+from tuner.inputs.quantised import is_quantised
+from tuner.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +29,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 
 def load_model(
-    name_or_dir: str, device: str = "auto", dtype: str = "auto", adapter: Path | None = None
+    name_or_dir: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    adapter: Path | None = None,
+    device_map: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode on its device, and its tokenizer.
 
@@ -34,10 +41,12 @@ def load_model(
     Face format, a .gguf file or a folder with one, or a name on the Hub.
     `device` "auto" is CUDA where there is one; `dtype` "auto" is the stored type, but float32 on a CPU,
     where half precision is slow. `adapter` is a folder with a LoRA adapter that is merged into the weights.
+    `device_map` spreads the weights over devices, host memory and disk instead: see `tuner.inputs.device_map`.
 
     Raises:
         A2SFError: naming the file or argument, what was expected and how to mend it.
     """
+    placed = read_device_map(device_map, device) if device_map else None
     place = _device(device)
     path = locate_model(name_or_dir)
     gguf = gguf_file(path)
@@ -47,8 +56,10 @@ def load_model(
         check_config(path)
         check_weights(path)
         _check_tokenizer(path)
+        if placed is None and is_quantised(path):
+            placed = {"": str(place)}
     tokenizer = _load_tokenizer(gguf or path)
-    model = _load_weights(gguf or path, _dtype(dtype, place))
+    model = _load_weights(gguf or path, _dtype(dtype, place), placed)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise A2SFError(
@@ -57,11 +68,19 @@ def load_model(
             "copy the tokenizer files that came with the model."
         )
     if adapter is not None:
+        check_mergeable(model)
         model = with_adapter(model, adapter)
+    if placed is not None:
+        return model.eval(), tokenizer
     try:
         return model.to(place).eval(), tokenizer
     except RuntimeError as error:
         raise A2SFError(f"The model does not go onto device {place}: {brief(error)}.") from error
+
+
+def model_of(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that a job is about, as `load_model` has it."""
+    return load_model(settings.model, settings.device, settings.dtype, settings.adapter, settings.device_map)
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -123,13 +142,13 @@ def _load_tokenizer(path: Path) -> Any:
         raise A2SFError(f"The tokenizer in {path} cannot be read: {brief(error)}.") from error
 
 
-def _load_weights(path: Path, dtype: str) -> Any:
+def _load_weights(path: Path, dtype: str, placed: DeviceMap | None) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            **_source(path), dtype=dtype, use_safetensors=path.is_dir(), output_loading_info=True
+            **_source(path), dtype=dtype, use_safetensors=path.is_dir(), output_loading_info=True, device_map=placed
         )
     except SafetensorError as error:
         raise A2SFError(

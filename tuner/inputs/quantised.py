@@ -5,12 +5,14 @@ torchao makes an object of whatever class a config names, so that only the names
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from tuner.choices import check_installed
 
 NAMES = {"Int8WeightOnlyConfig", "PerRow"}
 """What torchao's Int8WeightOnlyConfig() writes into a config."""
@@ -19,7 +21,10 @@ NAMES = {"Int8WeightOnlyConfig", "PerRow"}
 def check_quantised(path: Path, config: Mapping[str, Any]) -> None:
     """Raise A2SFError if `config`, read from `path`, asks for a quantisation by torchao that is not read here."""
     quantised = config.get("quantization_config")
-    if not isinstance(quantised, dict) or quantised.get("quant_method") != "torchao":
+    if not isinstance(quantised, dict):
+        return
+    check_installed(f"{path}: reading quantised weights", ("accelerate",), "large")
+    if quantised.get("quant_method") != "torchao":
         return
     if find_spec("torchao") is None:
         raise A2SFError(
@@ -31,6 +36,12 @@ def check_quantised(path: Path, config: Mapping[str, Any]) -> None:
                 f"{path}: the weights are quantised by torchao with {str(name)[:80]!r}; of its ways only int8 weights "
                 "(Int8WeightOnlyConfig) are read here; save the model so, or take it as it was before."
             )
+
+
+def is_quantised(folder: Path) -> bool:
+    """Whether the weights in a model's folder are: they are put where they belong as they are read, and never moved."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return isinstance(config.get("quantization_config"), dict)
 
 
 def _names(config: Mapping[str, Any]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ import torch
 from transformers import StoppingCriteria
 
 from a2sf_core.context import read_context
+from a2sf_core.placement import input_device
 from a2sf_core.policy import Policy
 from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
@@ -21,7 +22,7 @@ from tuner.inputs.power import resolution
 from tuner.inputs.tasks import Task
 from tuner.measuring.batch import pad
 from tuner.measuring.choosing import right_choices
-from tuner.measuring.engine import Engine, by_gathering
+from tuner.measuring.engine import Engine
 from tuner.measuring.texts import Ends
 from tuner.measuring.writing import Writer
 
@@ -82,7 +83,7 @@ class Grader:
         return np.array([text_score(metric, text, sample) for text, sample in pairs])
 
     def _write(self, engine: Engine, policy: Policy) -> list[str]:
-        if not by_gathering(policy):
+        if not engine.gathers(policy):
             return generate(self._model, self._tokenizer, engine.samples, policy, self._max_new_tokens, self._stop)
         written = self._writer(engine).texts(policy, range(len(engine.samples)))
         return [_text(self._tokenizer, written[row], self._stop) for row in range(len(engine.samples))]
@@ -110,11 +111,11 @@ def generate(
 
     Where questions are apart from their contexts, these are read and cut first.
     """
-    texts = [""] * len(samples)
+    texts, device = [""] * len(samples), input_device(model)
     with greedily(model, tokenizer, max_new_tokens) as settings, attach(policy, model):
         for rows in _batches(samples, batch_size):
-            prompts, real = pad([samples[i].prompt_ids for i in rows], model.device, left=True)  # [batch, token]
-            questions, asked = pad([samples[i].question_ids for i in rows], model.device, left=True)
+            prompts, real = pad([samples[i].prompt_ids for i in rows], device, left=True)  # [batch, token]
+            questions, asked = pad([samples[i].question_ids for i in rows], device, left=True)
             after = {cache_argument(model): read_context(model, prompts, real)} if asked.numel() else {}
             prompts, real = torch.cat([prompts, questions], 1), torch.cat([real, asked], 1)
             width = prompts.shape[1]

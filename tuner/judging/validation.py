@@ -13,7 +13,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.models import max_tokens, model_of
 from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.inputs.tasks import Task
 from tuner.judging.grading import Grader, generate
@@ -118,7 +118,7 @@ def first_look(settings: Settings, inputs: Inputs) -> list[tuple[str, str]]:
     Raises:
         A2SFError: if the model cannot be loaded, or as `validate` does.
     """
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
+    model, tokenizer = model_of(settings)
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(inputs.samples, inputs.task, settings, tokenizer, limit)
     return [

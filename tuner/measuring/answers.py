@@ -110,6 +110,7 @@ class KeptLayer(CacheLayerMixin):
         Row i goes on from prompt `held[i]`.
         """
         slots, n_prompt = kept_indices(keep), keep.shape[-1]
+        held = held.to(keep.device)
         # Heads that keep equally many tokens hide the same columns, so one mask serves them all.
         counts = keep.sum(-1)  # [batch, kv_head]
         heads = torch.arange(counts.shape[1], device=keep.device)  # [kv_head]
@@ -142,6 +143,7 @@ class KeptLayer(CacheLayerMixin):
 
     def settle(self, valid: Tensor) -> None:
         """`AnswerCache.settle` for this layer."""
+        valid = valid.to(self.slots.device)
         n_read = valid.shape[1]
         # Rows end at the same place, so that what follows stands at one, and a sliding window sees as far back in each.
         shift = n_read - valid.sum(-1)  # [batch]

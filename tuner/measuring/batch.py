@@ -11,6 +11,7 @@ import torch
 
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.observe import PromptLayer
+from a2sf_core.placement import local_heads
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.selection import keep_from_order, order_by_score
@@ -32,6 +33,20 @@ class StoredLayer:
     def tensors(self) -> list[torch.Tensor]:
         """All of them, in the order of the fields."""
         return [self.keys, self.values, self.orders, self.sums]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The device of what the model is given and gives, and that of each layer."""
+
+    main: torch.device
+    layers: tuple[torch.device, ...]
+
+    @property
+    def on_host(self) -> Places:
+        """As many layers, all in host memory."""
+        host = torch.device("cpu")
+        return Places(host, (host,) * len(self.layers))
 
 
 @dataclass(frozen=True)
@@ -81,30 +96,44 @@ class PromptBatch:
         """The same without what can be made again from the rest, for some time in every trial."""
         return replace(self, texts=tuple(replace(text, full=text.full.lighter()) for text in self.texts))
 
-    def to(self, device: torch.device | str) -> PromptBatch:
-        """The same batch with its tensors on `device`."""
+    @property
+    def places(self) -> Places:
+        """Where its tensors are now."""
+        return Places(self.mask.device, tuple(layer.keys.device for layer in self.layers))
+
+    def to(self, places: Places) -> PromptBatch:
+        """The same batch with its tensors at `places`."""
         own: dict[str, Any] = {
-            field.name: value.to(device)
+            field.name: value.to(places.main)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
-        layers = [StoredLayer(*(tensor.to(device) for tensor in layer.tensors())) for layer in self.layers]
-        return replace(self, **own, layers=layers, texts=tuple(text.to(device) for text in self.texts))
+        layers = [
+            StoredLayer(*(tensor.to(device) for tensor in layer.tensors()))
+            for device, layer in zip(places.layers, self.layers, strict=True)
+        ]
+        return replace(self, **own, layers=layers, texts=tuple(text.to(places.main) for text in self.texts))
 
 
 def keep_masks(batch: PromptBatch, policy: Policy, bank: Bank) -> list[torch.Tensor]:
-    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`. The orders held are those of `bank`."""
+    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`, on the layer's device.
+
+    The orders held are those of `bank`. Under tensor parallelism the KV heads are those of this process.
+    """
     return [_keep(batch, index, own, bank) for index, own in enumerate(policy.layers)]
 
 
 def _keep(batch: PromptBatch, index: int, policy: LayerPolicy, bank: Bank) -> torch.Tensor:
-    n_tokens = batch.n_tokens
+    orders = batch.layers[index].orders  # [rule, prompt, kv_head, key]
+    place = bank.place(index, policy)
+    if len(policy.budgets) > 1:
+        policy = policy.of_heads(local_heads(orders.shape[2], len(policy.budgets)))
+    n_tokens, held = batch.n_tokens.to(orders.device), batch.held.to(orders.device)
     budgets = [policy.head_budget_tokens(n) for n in n_tokens.tolist()]
     recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
     # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
-    budget, recent = (torch.tensor(rows, device=n_tokens.device) for rows in (budgets, recents))
-    orders = batch.layers[index].orders  # [rule, prompt, kv_head, key]
-    order = orders[bank.place(index, policy)][batch.held].long()  # [batch, kv_head, key]
+    budget, recent = (torch.tensor(rows, device=orders.device) for rows in (budgets, recents))
+    order = orders[place][held].long()  # [batch, kv_head, key]
     return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
 
 
@@ -112,7 +141,7 @@ def kept_digest(keep: Sequence[Sequence[torch.Tensor]]) -> bytes:
     """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
     digest = hashlib.blake2b(digest_size=16)
     for masks in keep:
-        digest.update(torch.stack(list(masks)).cpu().numpy().tobytes())
+        digest.update(torch.stack([mask.to(masks[0].device) for mask in masks]).cpu().numpy().tobytes())
     return digest.digest()
 
 
@@ -131,10 +160,8 @@ class LayerBuilder:
         self.layer = StoredLayer(
             first.keys.new_zeros(rows, heads, width, first.keys.shape[-1]),
             first.values.new_zeros(rows, heads, width, first.values.shape[-1]),
-            torch.zeros(
-                len(first.scores), rows, heads, width, dtype=torch.int16 if small else torch.int32, device=mask.device
-            ),
-            torch.zeros(len(learned_from), rows, heads, width, device=mask.device),
+            first.scores.new_zeros(len(first.scores), rows, heads, width, dtype=torch.int16 if small else torch.int32),
+            first.scores.new_zeros(len(learned_from), rows, heads, width),
         )
 
     def put(self, row: int, prompt: PromptLayer) -> None:

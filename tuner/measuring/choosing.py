@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from tuner.measuring.engine import Engine
 @torch.no_grad()
 def log_likelihoods(engine: Engine, policy: Policy, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """Sum of the log-probabilities of the tokens of `texts`, one per sample of `engine`: float64 `[sample]`, nats."""
-    found = np.zeros(len(texts))
-    with answering(engine.model):
+    found, reader, gathers = np.zeros(len(texts)), engine.reader, engine.gathers(policy)
+    with answering(engine.model) if gathers else nullcontext():
         for batch, keep in engine.batches(policy):
             ids, valid = pad([texts[row] for row in batch.samples], batch.mask.device, left=False)
-            logits = engine.reader.follow(batch, keep, ids, valid)  # [batch, token, vocab]
+            logits = (
+                reader.follow(batch, keep, ids, valid)
+                if gathers
+                else reader.follow_attached(batch, policy, ids, valid)[0]
+            )  # [batch, token, vocab]
             log_probs = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]  # [batch, token]
             found[batch.samples] = (log_probs.double() * valid).sum(-1).cpu().numpy()
     return found

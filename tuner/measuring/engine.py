@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.placement import joined, layer_devices, mean_of_processes, n_processes
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.position import Position
@@ -23,7 +24,6 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
 from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
-from tuner.measuring.head import Head
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -53,6 +53,11 @@ class Engine:
             answers alone.
         own: one rule more for each layer, or none.
         learn_from: half-lives in the bank whose sums are held, so that `learn` can bring such rules later.
+        attached: measure every policy by really running it, for models whose figures hang on how tokens are read.
+
+    Raises:
+        A2SFError: if memory runs out, or is limited for a model that several processes share: each would decide for
+            itself what to read again, and the others would wait for it.
 
     Attributes:
         reader: what runs the model.
@@ -75,8 +80,11 @@ class Engine:
         ends: Ends | None = None,
         own: Sequence[ScoreRule] = (),
         learn_from: Sequence[float] = (),
+        attached: bool = False,
     ) -> None:
-        self.model = model
+        if memory is not None and n_processes(model) > 1:
+            raise A2SFError("an engine of a model that several processes share takes no limit of memory.")
+        self.model, self.attached = model, attached
         self.samples = list(samples)
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
@@ -96,7 +104,7 @@ class Engine:
         self.bytes_per_token = 0
         count, total = itertools.count(1), len(self.samples) * (2 if ends else 1)
         self._told = lambda: progress(next(count), total)
-        self._store = Store(self._read_block, self.n_blocks, model.device, room(memory, model.device))
+        self._store = Store(self._read_block, self.n_blocks, room(memory, layer_devices(model)))
         self._told = lambda: None  # a prompt that is read again is no news
         progress(total, total)
 
@@ -153,6 +161,10 @@ class Engine:
                 if wanted is None or not wanted.isdisjoint(batch.samples):
                     yield batch, keep_masks(batch, policy, self.reader.bank)
 
+    def gathers(self, policy: Policy) -> bool:
+        """True if `policy` is measured over what is picked from the prompts as read, False if by really running it."""
+        return not self.attached and by_gathering(policy)
+
     def knows(self, policy: Policy) -> bool:
         """True if `policy` was measured before, at least in part: asking again costs nothing, or less."""
         return (0, policy) in self._measured
@@ -196,7 +208,7 @@ class Engine:
     def _check(self, policy: Policy) -> None:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
-        for index, layer in enumerate(policy.layers) if by_gathering(policy) else ():
+        for index, layer in enumerate(policy.layers) if self.gathers(policy) else ():
             self.reader.bank.place(index, layer)
             if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
@@ -209,21 +221,21 @@ class Engine:
         with enough_memory(f"measuring on {len(self._rows[index])} prompts"):
             block = self._store.load(index)
             with answering(self.model):  # once for all: it costs a walk over the model's modules
-                for policy in filter(by_gathering, unknown):
+                for policy in filter(self.gathers, unknown):
                     self._measured[index, policy] = self._measure(index, block, policy)
             for policy in unknown:
-                if not by_gathering(policy):
+                if not self.gathers(policy):
                     self._measured[index, policy] = self._run_attached(block, policy)
                     self.passes += 1
 
     def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]
-        key = index, kept_digest(keep)
+        key = index, joined(kept_digest(keep), self.model)
         if key not in self._by_kept_tokens:
             parts = []
             for batch, masks in zip(block, keep, strict=True):
                 logits = self.reader.follow_each(batch, masks, [(text.ids, text.valid) for text in batch.texts])
-                parts.append(_losses(batch, logits, self.reader.head, [mask.sum(-1) for mask in masks]))
+                parts.append(self._losses(batch, logits, [mask.sum(-1) for mask in masks]))
             self._by_kept_tokens[key] = _join(parts)
             self.passes += 1
         return self._by_kept_tokens[key]
@@ -237,26 +249,30 @@ class Engine:
         parts = []
         for batch in block:
             runs = [self.reader.follow_attached(batch, policy, text.ids, text.valid) for text in batch.texts]
-            parts.append(_losses(batch, [logits for logits, _ in runs], self.reader.head, runs[0][1]))
+            parts.append(self._losses(batch, [logits for logits, _ in runs], runs[0][1]))
         return _join(parts)
+
+    def _losses(self, batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch.Tensor]) -> Losses:
+        """From logits `[batch, token, vocab]` along each text and, per layer, how many are kept `[batch, kv_head]`."""
+        n_tokens = batch.n_tokens
+        shares = torch.stack(
+            [count.to(n_tokens.device).double().mean(-1) / n_tokens for count in kept]
+        )  # [layer, batch]
+        share = mean_of_processes(shares.mean(0), self.model).cpu().numpy()  # [batch]
+        texts = zip(logits, batch.texts, strict=True)
+        found = [TokenLosses.of(each, text, self.reader.head) for each, text in texts]
+        return losses_of(found[0], found[1] if len(found) > 1 else None, share)
 
     def _read_block(self, index: int) -> Block:
         with enough_memory(f"reading {len(self._rows[index])} prompts"):
             block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
-            self.bytes_per_token = block[0].bytes_per_token
+            self.bytes_per_token = block[0].bytes_per_token * n_processes(self.model)
             return self._own.judged(block, self._told) if self._own else block
 
 
 def by_gathering(policy: Policy) -> bool:
     """True if `policy` cuts once, after the prompt, so that what it keeps can be picked from what was read."""
     return policy.evict == "prefill" and policy.decode_every is None
-
-
-def _losses(batch: PromptBatch, logits: Sequence[torch.Tensor], head: Head, kept: list[torch.Tensor]) -> Losses:
-    """From logits `[batch, token, vocab]` along each text and, per layer, counts of kept tokens `[batch, kv_head]`."""
-    shares = torch.stack([count.double().mean(-1) / batch.n_tokens for count in kept])  # [layer, batch]
-    found = [TokenLosses.of(each, text, head) for each, text in zip(logits, batch.texts, strict=True)]
-    return losses_of(found[0], found[1] if len(found) > 1 else None, shares.mean(0).cpu().numpy())
 
 
 def _join(parts: list[Losses]) -> Losses:

@@ -42,16 +42,17 @@ class Head:
         later = logits[:, 1:]
         if self._module is None or not later.numel():
             return logits.new_zeros(*later.shape[:2], 0)
-        if not self._is_tried and not torch.equal(self.logits(seen[-1]), later):
+        states = seen[-1].to(logits.device)
+        if not self._is_tried and not torch.equal(self.logits(states), later):
             self._module = None
             return self.behind(logits, seen)
         self._is_tried = True
-        return seen[-1]
+        return states
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
-        """`[batch, token, vocab]` of `[batch, token, width]`, bit for bit as before."""
+        """`[batch, token, vocab]` of `[batch, token, width]`, bit for bit as before and on the states' device."""
         if self._module is None:
             raise ValueError("nothing is known of what comes after the states")
-        logits: Tensor = self._module(states)
+        logits: Tensor = self._module(states).to(states.device)
         return logits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ BATCH_TOKENS, BATCH_BYTES = 32_768, 4 * 2**30
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that prompts may take on the model's device and in host memory (0 where the two are one)."""
+    """Bytes that prompts may take on the model's devices and in host memory (0 where the two are one)."""
 
     device: float
     host: float
@@ -34,23 +35,37 @@ def tokens_at_once(bytes_per_token: int) -> int:
     return max(1, min(BATCH_TOKENS, BATCH_BYTES // bytes_per_token))
 
 
-def allowed_memory(asked: str | None, device: torch.device | str) -> int:
-    """Bytes from what --memory says, such as "8GiB"; what is left of the machine if it says nothing."""
-    return parse_bytes(asked) if asked else default_memory(device)
+def allowed_memory(asked: str | None, devices: Sequence[torch.device]) -> int:
+    """Bytes from what --memory says, such as "8GiB"; what is left of the machine if it says nothing.
+
+    `devices`: where each layer is.
+    """
+    return parse_bytes(asked) if asked else default_memory(devices)
 
 
-def default_memory(device: torch.device | str) -> int:
-    """Half of what is free now: of the host, and of the device where that is a GPU."""
-    return (_free_on_host() + _free_on_gpu(torch.device(device))) // 2
+def default_memory(devices: Sequence[torch.device]) -> int:
+    """Half of what is free now: of the host, and of all GPUs among `devices`."""
+    return (_free_on_host() + sum(map(_free_on_gpu, set(devices)))) // 2
 
 
-def room(memory: int | None, device: torch.device | str) -> Room:
-    """How a limit of `memory` bytes (None: no limit) is shared: the device first, up to half of its free memory."""
+def room(
+    memory: int | None, devices: Sequence[torch.device], free: Callable[[torch.device], int] | None = None
+) -> Room:
+    """How a limit of `memory` bytes (None: no limit) is shared: the devices first, up to half of their free memory.
+
+    A block takes of each GPU as large a part as that has of the layers, so that the fullest one sets the limit.
+
+    Args:
+        devices: where each layer is.
+        free: bytes that are free on a GPU; None asks it.
+    """
     if memory is None:
         return Room(float("inf"), 0)
-    if torch.device(device).type != "cuda":
+    layers = Counter(device for device in devices if device.type == "cuda")
+    if not layers:
         return Room(memory, 0)
-    on_device = min(memory, _free_on_gpu(torch.device(device)) // 2)
+    ask = free or _free_on_gpu
+    on_device = min(memory, *(ask(gpu) // 2 * len(devices) // n for gpu, n in layers.items()))
     return Room(on_device, memory - on_device)
 
 

@@ -12,6 +12,7 @@ from transformers import Cache
 
 from a2sf_core.cache import A2SFCache
 from a2sf_core.observe import read_prompt
+from a2sf_core.placement import input_device
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
@@ -48,7 +49,7 @@ class Reader:
 
     def read(self, rows: list[int], done: Callable[[], None] = lambda: None) -> PromptBatch:
         """The samples `rows` as a batch, judged along their reference answers; `done` is called after each prompt."""
-        device = self.model.device
+        device = input_device(self.model)
         chosen = [self._samples[index] for index in rows]
         distinct = list(dict.fromkeys(sample.prompt_ids for sample in chosen))
         held = torch.tensor([distinct.index(sample.prompt_ids) for sample in chosen], device=device)  # [batch]
@@ -132,7 +133,7 @@ class Reader:
         Inside `answering(model)`. The cache has room for `room` tokens more; `places` are rows of `batch`, None for
         all.
         """
-        rows = slice(None) if places is None else torch.tensor(places, device=batch.mask.device)
+        rows = slice(None) if places is None else list(places)  # a list picks on any device
         questions, valid = batch.questions[rows], batch.question_valid[rows]
         width = questions.shape[1]
         stored = [(layer.keys, layer.values) for layer in batch.layers]
@@ -185,7 +186,7 @@ class Reader:
                 cache.seal()
             else:
                 cache.cut()
-            kept = [layer.kept_counts() for layer in cache.layers]
+            kept = [layer.kept_counts().to(mask.device) for layer in cache.layers]
             if n_question:
                 questions, whole = batch.questions[rows, :n_question], batch.question_valid[rows, :n_question]
                 first = self._read_on(mask, n_read, cache, questions, whole, 0, 1)

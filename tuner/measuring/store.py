@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
-from tuner.measuring.batch import PromptBatch
+from tuner.measuring.batch import Places, PromptBatch
 from tuner.measuring.memory import Room
 
 Block = list[PromptBatch]
@@ -20,9 +18,8 @@ class Store:
     too. The first one that fits nowhere ends the placing: it and all after it are read again each time.
 
     Args:
-        read: reads a block onto the device.
+        read: reads a block onto the device, or the devices of its layers.
         count: blocks in all.
-        device: the model's.
         room: bytes for blocks on the device and on the host, the block in hand included.
     """
 
@@ -30,12 +27,12 @@ class Store:
         self,
         read: Callable[[int], Block],
         count: int,
-        device: torch.device | str,
         room: Room,
     ) -> None:
-        self._read, self._count, self._device = read, count, device
+        self._read, self._count = read, count
         self._on_device: list[Block] = []
         self._on_host: list[Block] = []
+        self._places: Places | None = None
         self._is_light = False
         for index in range(count):
             block = read(index)
@@ -48,7 +45,8 @@ class Store:
             if self._fits(block, in_hand, room):
                 self._on_device.append(block)
             elif sum(map(nbytes, self._on_host)) + nbytes(block) <= room.host:
-                self._on_host.append([batch.to("cpu") for batch in block])
+                self._places = block[0].places
+                self._on_host.append([batch.to(self._places.on_host) for batch in block])
             else:
                 break
             del block  # on the device it would stand beside the one that is read next
@@ -74,12 +72,13 @@ class Store:
                 held[index] = changed(block)
 
     def load(self, index: int) -> Block:
-        """Block `index` on the device."""
+        """Block `index` on the device, or the devices of its layers."""
         on_device = len(self._on_device)
         if index < on_device:
             return self._on_device[index]
         if index < self.n_stored:
-            return [batch.to(self._device) for batch in self._on_host[index - on_device]]
+            assert self._places is not None
+            return [batch.to(self._places) for batch in self._on_host[index - on_device]]
         return self._read(index)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from a2sf_core.placement import layer_devices
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from tuner.alpha.table import BUDGET_SCALES, places
 from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.models import max_tokens, model_of
 from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
@@ -90,11 +91,11 @@ def _tokens(samples: Sequence[Encoded]) -> int:
 def preview(settings: Settings, inputs: Inputs) -> str:
     """What a run with these settings would do: parts, what they can prove, time and memory. Nothing is written."""
     task = inputs.task
-    model, tokenizer = load_model(settings.model, settings.device, settings.dtype, settings.adapter)
+    model, tokenizer = model_of(settings)
     parts, remark = encode_and_split(inputs.samples, task, settings, tokenizer, max_tokens(model, tokenizer))
     n_layers = model.config.get_text_config().num_hidden_layers
     bank = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules).bank
-    memory = allowed_memory(settings.memory, model.device)
+    memory = allowed_memory(settings.memory, layer_devices(model))
     grader = Grader.of(task, model, tokenizer)
     writes = grader.metric.needs_generation
     return "\n".join([

@@ -56,14 +56,15 @@ def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
     prompt come first, and what stands behind them means nothing.
     """
     n_keys = batch.mask.shape[1]
-    worth = [torch.zeros(len(batch.samples), engine.n_kv_heads, n_keys, device=batch.mask.device)
-             for _ in range(engine.n_layers)]  # fmt: skip
+    worth = [torch.zeros(len(batch.samples), engine.n_kv_heads, n_keys, device=layer.keys.device)
+             for layer in batch.layers]  # fmt: skip
 
     def watch(
         index: int, counts: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor
     ) -> None:
         lost = what_losing_costs(query, key, value, scale, bias)[..., :n_keys]
         group = lost.shape[2] // counts.shape[1]
+        counts = counts.to(lost.device)
         worth[index].add_(lost.masked_fill(~counts.repeat(1, group)[:, None, :, None], 0).sum(2) / len(batch.texts))
 
     for text in batch.texts:

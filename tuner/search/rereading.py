@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from a2sf_core.placement import input_device
 from a2sf_core.reread import attention_when_reread
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.memory import enough_memory
@@ -80,7 +81,7 @@ def measure_reconstruction(
             with enough_memory(f"reading a prompt of {len(ids)} tokens twice"):
                 attention = attention_when_reread(
                     model,
-                    torch.tensor([ids], device=model.device),
+                    torch.tensor([ids], device=input_device(model)),
                     partial(_further, progress, place * n_layers, total),
                 )
             part.put(section, str(row), kept_shares(attention.cpu().numpy()).round(4).tolist())

@@ -43,6 +43,9 @@ def serve(
     models: Annotated[
         list[Path] | None, typer.Option(help="Folder of model folders that studies may name. Repeatable.")
     ] = None,
+    hub_model: Annotated[
+        list[str] | None, typer.Option(help="Model on the Hub that studies may name, such as owner/model. Repeatable.")
+    ] = None,
     samples: Annotated[
         list[Path] | None, typer.Option(help="Folder of sample files that studies may name. Repeatable.")
     ] = None,
@@ -65,7 +68,7 @@ def serve(
     limits = Limits(
         parse_bytes(max_upload, "--max-upload"), parse_bytes(disk, "--disk"), waiting, parse_bytes(room, "--room")
     )
-    places = Places(data.resolve(), tuple(models or ()), tuple(samples or ()))
+    places = Places(data.resolve(), tuple(models or ()), tuple(samples or ()), tuple(hub_model or ()))
     _log()
     with listen_at(host, port) as listening:
         # Not as an argument, which everybody on the machine sees.

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import did_you_mean
 from tuner.choices import REFERENCE, SMOLLM2
+from tuner.inputs.hub import HUB_NAME
 
 STUDIES, SAMPLES = "studies", "samples"
 _MOST_SHOWN = 200
@@ -20,15 +21,20 @@ class Places:
     """Folders.
 
     data: of the service; a study lies in `studies/ID` of it, an upload in `samples/ID`. models, samples: what studies
-    may name, besides the bundled models and their owner's uploads.
+    may name, besides the bundled models and their owner's uploads. hub_models: names on the Hub that they may name too;
+    a worker downloads one when it is first asked for.
     """
 
     data: Path
     models: tuple[Path, ...] = ()
     samples: tuple[Path, ...] = ()
+    hub_models: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Make the folders of the data folder. Raises A2SFError if one of the others is none."""
+        """Make the folders of the data folder. Raises A2SFError if one of the others is none, or a Hub name is none."""
+        for name in self.hub_models:
+            if not HUB_NAME.fullmatch(name) or "/" not in name:
+                raise A2SFError(f"--hub-model is {name!r}; expected a name on the Hub such as 'owner/model'.")
         for option, folders in (("--models", self.models), ("--samples", self.samples)):
             for folder in folders:
                 if not folder.is_dir():
@@ -57,15 +63,15 @@ class Places:
             for folder in sorted(root.iterdir())
             if (folder / "config.json").is_file() or folder.suffix == ".gguf"
         )
-        return [REFERENCE, SMOLLM2, *dict.fromkeys(found)][:_MOST_SHOWN]
+        return [REFERENCE, SMOLLM2, *self.hub_models, *dict.fromkeys(found)][:_MOST_SHOWN]
 
     def model(self, name: str) -> str:
         """What the job is told for the model `name`.
 
         Raises:
-            A2SFError: for one that is not under an allowed folder.
+            A2SFError: for one that is not under an allowed folder, nor a Hub name that is allowed.
         """
-        if name in (REFERENCE, SMOLLM2):
+        if name in (REFERENCE, SMOLLM2, *self.hub_models):
             return name
         found = _inside(self.models, name)
         if found is None:

@@ -53,6 +53,7 @@ def serve(
     housekeeping = Housekeeping(desk)
     with team.at_work(), housekeeping.at_work():
         threading.Thread(target=warm, daemon=True).start()
+        listening.listen()  # who comes now waits until uvicorn has started, and is not refused
         # The last line before it serves: what somebody who has just started it wants to know.
         typer.echo(printable(f"Open {url_of(door.host, listening)}/"))
         serve_until_signal(app, listening, _DRAIN, _CLIENTS)

@@ -25,7 +25,8 @@ class StudySpec(Schema):
 
     `task` is a bundled task's name, or a task written out as docs/tasks.md has it. `samples` is an upload of yours,
     `data` a file under a folder that the service allows; without both the task's own samples are taken. `model` is
-    `reference`, `smollm2` or a folder under one that the service allows. `warm_start` names studies of yours.
+    `reference`, `smollm2`, a folder under one that the service allows, or a Hub name that it allows. `warm_start` names
+    studies of yours.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})

@@ -60,6 +60,9 @@ def serve(
     drain: Annotated[float, typer.Option(help="Seconds that running requests have after SIGTERM.", min=0)] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the weights as `a2sf-tune --device-map` does. Instead of --device.")
+    ] = None,
 ) -> None:
     """Serve a model with its tuned policy: /v1/models, /v1/chat/completions, /v1/completions, /healthz, /metrics.
 
@@ -75,7 +78,7 @@ def serve(
         lineup = Lineup.of(config, canary, canary_share, shadow, mlflow)
         from tuner.serving import server
 
-        options = server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype)
+        options = server.Options(limit, rows, waiting, piece, max_tokens, timeout, max_body, device, dtype, device_map)
         server.run(model, lineup, name or name_of(model), address, listening, options)
 
 

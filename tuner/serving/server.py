@@ -39,6 +39,7 @@ class Options:
     body: int
     device: str
     dtype: str
+    device_map: str | None
 
 
 def run(model: str, lineup: Lineup, name: str, address: Address, listening: socket.socket, options: Options) -> None:
@@ -48,7 +49,7 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
         A2SFError: if the model cannot be used, or is not the one that a config is for.
     """
     with ExitStack() as stack:
-        loaded, tokenizer = load_model(model, options.device, options.dtype)
+        loaded, tokenizer = load_model(model, options.device, options.dtype, device_map=options.device_map)
         _log_to_stderr()
         full = Policy.full(loaded.config.get_text_config().num_hidden_layers)
         accept = accepted_for(loaded)
@@ -62,6 +63,7 @@ def run(model: str, lineup: Lineup, name: str, address: Address, listening: sock
         stack.callback(Watch(configs, lineup.sources, accept, engine.metrics).close)
         limits = Limits(max_tokens(loaded, tokenizer), options.most, options.body, options.seconds)
         app = Door(Service(engine, tokenizer, name, limits).app, address.token, address.trusts_loopback)
+        listening.listen()  # who comes now waits until uvicorn has started, and is not refused
         typer.echo(printable(f"{name} at {url_of(address.host, listening)}/v1 ({lineup})"))
         most_clients = _CLIENTS_FOR_EACH_PLACE * (options.rows + options.waiting)
         serve_until_signal(app, listening, address.drain, most_clients)

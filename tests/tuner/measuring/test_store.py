@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+import torch
 
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
+from tuner.measuring.batch import Places
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
 from tuner.measuring.memory import Room
@@ -48,12 +50,26 @@ def test_first_the_device_then_the_host_then_nowhere(device: int, host: int, on_
         reads.append(index)
         return block
 
-    store = Store(read, 4, "cpu", Room(device * size, host * size))
+    store = Store(read, 4, Room(device * size, host * size))
     assert (len(store._on_device), store.n_stored, store.recomputes) == (on_device, stored, stored < 4)
     reads.clear()
     loaded = [store.load(index) for index in range(4)]
     assert reads == list(range(stored, 4))
     assert [batch.samples for batch in loaded[3]] == [batch.samples for batch in block]
+
+
+def test_a_block_comes_back_from_the_host_to_where_each_of_its_layers_was() -> None:
+    """The meta device stands for a second GPU, which no machine of ours has: nothing is computed there."""
+    (block,) = engine()._store.load(0)
+    elsewhere = Places(torch.device("cpu"), (torch.device("cpu"), torch.device("meta"), torch.device("meta")))
+    moved = block.to(elsewhere)
+    assert moved.places == elsewhere
+    assert moved.texts[0].ids.device.type == moved.held.device.type == "cpu"
+    assert block.to(block.places.on_host).places == block.places
+    on_host = [batch.to(batch.places.on_host) for batch in [block]]
+    store = Store(lambda _: on_host, 2, Room(0, 9 * nbytes(on_host)))
+    store._places = elsewhere
+    assert [batch.places for index in range(2) for batch in store.load(index)] == [elsewhere] * 2
 
 
 def test_one_reading_serves_all_policies_that_wait() -> None:

@@ -10,7 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import DEFAULT_RULES, RULES, STORAGE_VARIABLE, check_choice
+from tuner.choices import DEFAULT_RULES, RULES, check_choice
+from tuner.options import (
+    Adapter,
+    Check,
+    Columns,
+    Cut,
+    Data,
+    Device,
+    DeviceMap,
+    Dtype,
+    Family,
+    Limit,
+    MaxDegradation,
+    Memory,
+    Mlflow,
+    Model,
+    Patience,
+    Precision,
+    StorageAddress,
+    WarmStart,
+)
 from tuner.printing import one_line, printable, quiet_libraries, write_what_cannot_be_shown
 from tuner.service import command as service
 
@@ -39,50 +59,6 @@ app = typer.Typer(
 
 NOT_PROVEN = "What the run has proven is not proven there: measure it again."
 
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(help="FIELD=COLUMN where names differ, e.g. answer=summary. Repeatable."),
-]
-Model = Annotated[str, typer.Option(help="'reference', 'smollm2', a folder, a .gguf file, or a name on the Hub.")]
-MaxDegradation = Annotated[
-    float, typer.Option(help="Allowed loss against the full cache, in points of the task's metric.")
-]
-Family = Annotated[str, typer.Option(help="How layers may differ: uniform, slope, bump, profile, groups or free.")]
-Memory = Annotated[
-    str | None, typer.Option(help="Limit for the prompts held, e.g. 8GiB; default: half of what is free.")
-]
-WarmStart = Annotated[
-    list[Path] | None, typer.Option(help="Folder of an earlier run whose best points are tried first. Repeatable.")
-]
-Patience = Annotated[int | None, typer.Option(help="Stop early when so many trials have brought nothing new.")]
-Precision = Annotated[
-    float | None, typer.Option(help="Choose the number of report samples for an interval of +- so many points.")
-]
-Mlflow = Annotated[
-    str | None,
-    typer.Option(help="Tracking server or database; default: MLFLOW_TRACKING_URI, or a database in the run folder."),
-]
-Cut = Annotated[
-    str | None,
-    typer.Option(help="What is read before tokens are dropped: the whole prompt, or the context alone; default: the "
-                      "task's own, which is prompt unless it says otherwise."),
-]  # fmt: skip
-
-Adapter = Annotated[
-    Path | None, typer.Option(help="Folder of a LoRA adapter (peft) that is merged into --model's weights.")
-]
-StorageAddress = Annotated[
-    str | None,
-    typer.Option(help="Database of a study that many workers share: postgresql://USER@HOST/NAME, or sqlite:///FILE on "
-                      "one machine; each worker needs an --out of its own.", envvar=STORAGE_VARIABLE),
-]  # fmt: skip
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(help="Spread the weights: auto, balanced, balanced_low_0, sequential, or a .json file from modules to "
-                      "devices, cpu or disk. Instead of --device."),
-]  # fmt: skip
-Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]
-
 
 @app.callback(invoke_without_command=True)
 def tune(
@@ -90,13 +66,13 @@ def tune(
     task: Annotated[str, typer.Option(help="Bundled task (see `a2sf-tune tasks`) or a .yaml file.")] = "summarisation",
     trials: Annotated[int, typer.Option(help="Trials in all; the first ones are the baselines.")] = 100,
     model: Model = "reference",
-    data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
+    data: Data = None,
     column: Columns = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
+    limit: Limit = None,
     data_split: Annotated[str, typer.Option(help="Split of a Hub data set.")] = "test",
     max_degradation: MaxDegradation = 2.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     seed: Annotated[int, typer.Option(help="Of the split, the sampler and the intervals.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/TASK-MODEL.")] = None,
     family: Family = "groups",
@@ -183,13 +159,13 @@ def tasks() -> None:
 @app.command()
 def validate(
     task: Annotated[str, typer.Argument(help="Bundled task or a .yaml file.")],
-    data: Annotated[str | None, typer.Option(help="Your samples: .jsonl, .csv, .parquet, or a Hub data set.")] = None,
+    data: Data = None,
     model: Model = "reference",
     column: Columns = None,
     max_degradation: MaxDegradation = 2.0,
-    limit: Annotated[int | None, typer.Option(help="Read only the first so many samples of --data.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    limit: Limit = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     cut: Cut = None,
     adapter: Adapter = None,
     device_map: DeviceMap = None,

@@ -18,10 +18,10 @@ import numpy as np
 
 from a2sf_core import A2SFConfig, Policy
 from tuner.alpha.model import AlphaModel
+from tuner.database import default_address
 from tuner.judging.intervals import Interval
 from tuner.service.tables import opened
 from tuner.service.tokens import Tokens
-from tuner.workers.database import default_address
 from tuner.workers.jobs import Jobs, new_id
 from tuner.workers.leases import Ending, Leases
 from tuner.workers.words import STUDY

@@ -25,10 +25,10 @@ from typing import Any
 
 from benchmarks.service_parts import Service, new_token, processes_of, start
 from studies.samples import bundled_samples
+from tuner.database import default_address
 from tuner.inputs.tasks import load_task
 from tuner.search.storage import read_trials
 from tuner.service.tables import opened
-from tuner.workers.database import default_address
 from tuner.workers.jobs import Jobs
 from tuner.workers.words import STUDY
 

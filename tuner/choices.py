@@ -24,7 +24,8 @@ DEFAULT_RULES = ("decay", "window", LEARNED)
 TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 """What an address for MLflow may begin with."""
 DATABASE_VARIABLE, TOKEN_VARIABLE = "A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN"
-"""Secrets in the environment: the service's database, and the token of `a2sf-serve`."""
+STORAGE_VARIABLE = "A2SF_STUDY_DATABASE"
+"""Secrets in the environment: the service's database, the token of `a2sf-serve`, the database of `--storage`."""
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways of accelerate to spread a model's weights."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")

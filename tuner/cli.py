@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from a2sf_core.errors import A2SFError
-from tuner.choices import DEFAULT_RULES, RULES, check_choice
+from tuner.choices import DEFAULT_RULES, RULES, STORAGE_VARIABLE, check_choice
 from tuner.printing import one_line, printable, quiet_libraries, write_what_cannot_be_shown
 from tuner.service import command as service
 
@@ -71,6 +71,11 @@ Cut = Annotated[
 Adapter = Annotated[
     Path | None, typer.Option(help="Folder of a LoRA adapter (peft) that is merged into --model's weights.")
 ]
+StorageAddress = Annotated[
+    str | None,
+    typer.Option(help="Database of a study that many workers share: postgresql://USER@HOST/NAME, or sqlite:///FILE on "
+                      "one machine; each worker needs an --out of its own.", envvar=STORAGE_VARIABLE),
+]  # fmt: skip
 DeviceMap = Annotated[
     str | None,
     typer.Option(help="Spread the weights: auto, balanced, balanced_low_0, sequential, or a .json file from modules to "
@@ -111,6 +116,8 @@ def tune(
     cut: Cut = None,
     adapter: Adapter = None,
     device_map: DeviceMap = None,
+    storage: StorageAddress = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study in --storage; default TASK-MODEL.")] = None,
     check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
@@ -125,7 +132,7 @@ def tune(
         data_split=data_split, max_degradation=max_degradation, device=device, dtype=dtype, seed=seed, out=out,
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
-        cut=cut, adapter=adapter, device_map=device_map,
+        cut=cut, adapter=adapter, device_map=device_map, storage=storage, study=study,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read
@@ -150,8 +157,13 @@ def _tune(settings: Settings) -> None:
             watch.step("Starting")
             from tuner import run
             from tuner.reporting.screen import show
+            from tuner.search.kept import EndsElsewhere
 
-            result = run.tune(settings, inputs, watch)
+            try:
+                result = run.tune(settings, inputs, watch)
+            except EndsElsewhere as end:
+                watch.say(str(end))
+                return
         show(console, result)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Every finished trial is kept; the same command goes on from there.", err=True)

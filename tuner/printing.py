@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import unicodedata
+from urllib.parse import urlsplit, urlunsplit
 
 LONGEST = 2000
 """Characters of one sentence; what it quotes may be a file."""
@@ -44,6 +46,17 @@ def one_line(text: str) -> str:
     """`printable`, on one line and of a length that somebody reads."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}... ({len(line):,} characters)"
+
+
+def without_password(uri: str) -> str:
+    """`uri` with *** for its password, in the user part or in a query such as ?password=."""
+    parts = urlsplit(uri)
+    place = re.sub(r"^([^@/]*?):[^@/]*@", r"\1:***@", parts.netloc)
+    query = re.sub(r"(?i)(password|token|secret)=[^&]*", r"\1=***", parts.query)
+    # urlunsplit would take slashes from sqlite:////tmp/a.db
+    return (
+        uri if (place, query) == (parts.netloc, parts.query) else urlunsplit(parts._replace(netloc=place, query=query))
+    )
 
 
 def _written(char: str) -> str:

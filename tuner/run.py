@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
 from tuner.search.dimensions import Dimensions
+from tuner.search.fleet import Fleet
 from tuner.search.learned_file import Lesson, kept_lesson
 from tuner.search.learning import LEARNED_FROM
 from tuner.search.lock import only_run_in
@@ -69,13 +71,15 @@ def tune(settings: Settings, inputs: Inputs | None = None, watch: Watch | None =
 
     Raises:
         A2SFError: bad input of any kind, before anything is written.
+        EndsElsewhere: where another worker of the same study has the last word.
     """
     with ExitStack() as until_the_end:
         job = _read(settings, inputs or check(settings), watch or Silent(), until_the_end)
         found = _search(job)
-        chosen = _choose(job, found)
-        proven = _prove(job, found, chosen)
-        return _report(job, found, proven)
+        with job.study.concluding():
+            chosen = _choose(job, found)
+            proven = _prove(job, found, chosen)
+            return _report(job, found, proven)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,6 @@ class _Job:
     identity: dict[str, str]
     warm: WarmStart
     study: Study
-    tracker: Tracker
     memory: int
     grader: Grader
     watch: Watch
@@ -107,6 +110,19 @@ class _Job:
     def power(self) -> Power:
         """What the report samples at hand can prove."""
         return power_of(self.parts, self.task, self.settings.max_degradation)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The study's page in MLflow, made when it is first asked for."""
+        names, run = {"task": self.task.name, "model": self.settings.model}, self.folder
+        tracker = Tracker(run, f"a2sf {self.task.name}", run.name, names, self.settings.mlflow, self.watch.say)
+        tracker.share_view(MEMORY, QUALITY, list(self.dimensions.ranges))
+        return tracker
+
+    def sync(self, records: Sequence[TrialRecord]) -> None:
+        """Bring MLflow up to date; of several workers the one that concludes does it, at the end."""
+        if self.settings.storage is None:
+            self.tracker.sync(records)
 
     def contest(self, *engines: Engine) -> Contest:
         """What contenders are held to on the samples of `engines`."""
@@ -175,16 +191,18 @@ def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitS
     warm = read_warm_start(settings.warm_start, identity)
     memory = allowed_memory(settings.memory, layer_devices(model)) // PARTS_HELD
     until_the_end.enter_context(only_run_in(folder))
-    study = Study(folder, identity, settings.seed)
-    names = {"task": task.name, "model": settings.model}
-    tracker = Tracker(folder, f"a2sf {task.name}", folder.name, names, settings.mlflow, watch.say)
-    tracker.share_view(MEMORY, QUALITY, list(dimensions.ranges))
+    fleet = None
+    if settings.storage:
+        fleet = Fleet(settings.storage, settings.study or settings.name(task.name), folder, identity, watch.say)
+        until_the_end.callback(fleet.close)
+    study = Study(folder, identity, settings.seed, fleet)
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader.of(task, model, tokenizer)
     job = _Job(
-        settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, tracker, memory,
-        grader, watch,
+        settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, memory, grader,
+        watch,
     )  # fmt: skip
+    job.sync(study.records())
     watch.say(str(job.power))
     if warm.remark:
         watch.say(warm.remark)
@@ -204,12 +222,13 @@ def _search(job: _Job) -> _Found:
     scores = job.grader(engine, Policy.full(engine.n_layers))
     job.watch.say(room_for(scores, job.task.metric, settings.max_degradation))
     profile = None
-    if job.dimensions.needs_profile:
-        known = job.warm.profile
-        profile = kept_profile(job.folder, known, engine, job.dimensions, job.limit, settings.seed, job.watch)
-    space = Space.of(job.dimensions, profile)
-    if learn_from:
-        lesson = kept_lesson(job.folder, engine, space, settings.seed, job.watch)
+    with job.study.preparing():
+        if job.dimensions.needs_profile:
+            known = job.warm.profile
+            profile = kept_profile(job.folder, known, engine, job.dimensions, job.limit, settings.seed, job.watch)
+        space = Space.of(job.dimensions, profile)
+        if learn_from:
+            lesson = kept_lesson(job.folder, engine, space, settings.seed, job.watch)
     space = Space.of(job.dimensions, profile, lesson.rules if lesson else ())
     plan = Plan(settings.trials, settings.sampler, patience=settings.patience, seeds=job.warm.seeds)
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
@@ -221,14 +240,14 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
     def on_trial(done: int) -> None:
         progress(done, plan.trials)
         if done % SYNC_EVERY == 0:
-            job.tracker.sync(job.study.records())
+            job.sync(job.study.records())
 
     progress(min(len(job.study.records()), plan.trials), plan.trials)  # a resumed study may have nothing left to run
     try:
         job.study.run(engine, space, plan, on_trial)
     finally:
         records = job.study.records()
-        job.tracker.sync(records)
+        job.sync(records)
     return records
 
 
@@ -275,6 +294,7 @@ def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
     config = write_config(job.folder, job.model, job.task, outcome.exported, alpha.model, evidence)
     files = [config, *write(job.folder, found.records, outcome, alpha, evidence, found.space)]
     names = {"task": job.task.name, "model": settings.model}
+    job.tracker.sync(found.records)
     job.tracker.finish(outcome.verdict.sentence, evidence.metrics(), names, files, alpha.pipeline, alpha_example())
     command, link = job.tracker.serve_command(), job.tracker.link()
     return Result(job.folder, config, outcome, evidence, alpha.model, command, link)

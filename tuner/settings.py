@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner.choices import DEFAULT_RULES, REFERENCE
@@ -36,9 +36,14 @@ class Settings:
     cut: str | None = None
     adapter: Path | None = None
     device_map: str | None = None
+    storage: str | None = field(default=None, repr=False)  # it may hold a password
+    study: str | None = None
+
+    def name(self, task: str) -> str:
+        """What the run is called if it has no name: after task and model."""
+        model = Path(self.model).name or self.model
+        return f"{task}-" + "".join(char if char.isalnum() or char in "._-" else "-" for char in model)
 
     def folder(self, task: str) -> Path:
-        """Where the run lies: `out`, or a name made of those of the task and the model."""
-        name = Path(self.model).name or self.model
-        slug = "".join(char if char.isalnum() or char in "._-" else "-" for char in name)
-        return self.out or Path("runs") / f"{task}-{slug}"
+        """Where the run lies: `out`, or under its name."""
+        return self.out or Path("runs") / self.name(task)

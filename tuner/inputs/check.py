@@ -18,6 +18,7 @@ from tuner.inputs.tasks import Task, load_task
 from tuner.settings import Settings
 
 MOST_TRIALS = 1_000_000
+LONGEST_NAME = 200
 FINEST = 0.001
 """Percentage points; half of that would take some hundred million samples."""
 
@@ -65,6 +66,7 @@ def check(settings: Settings) -> Inputs:
         check_choice("--rule", rule, RULES)
     if settings.rules == (LEARNED,):
         raise A2SFError(f"--rule {LEARNED} needs another rule beside it, which serves where learning does not win.")
+    check_storage(settings)
     if settings.memory is not None:
         parse_bytes(settings.memory)
     tracking_address(settings.mlflow)
@@ -96,3 +98,16 @@ def check(settings: Settings) -> Inputs:
             text_score(metric, sample.answer, sample)
     local_folder(settings.model)
     return Inputs(task, samples)
+
+
+def check_storage(settings: Settings) -> None:
+    """Raise A2SFError unless the database of --storage answers, if there is to be one."""
+    if settings.storage is None:
+        if settings.study is not None:
+            raise A2SFError("--study is the name of a study in a database; give that with --storage.")
+        return
+    if settings.study is not None and not 1 <= len(settings.study.strip()) <= LONGEST_NAME:
+        raise A2SFError(f"--study has {len(settings.study.strip())} characters; expected 1 to {LONGEST_NAME}.")
+    from tuner.database import check_answers  # brings SQLAlchemy
+
+    check_answers(settings.storage, "--storage")

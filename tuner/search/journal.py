@@ -17,6 +17,8 @@ from tuner.search.objectives import MEMORY, QUALITY
 
 MAX_BYTES = 2000 * MEGABYTE
 """A thousand trials of ten parameters have 4 MB."""
+TURN = "turn"
+"""What a trial of many workers' notes beside its figures: which of the asked-for ones it is."""
 _MOST = 1_000_000
 _MEND = "restore the file from a copy, or start anew with --out ANOTHER_FOLDER."
 
@@ -36,6 +38,7 @@ class _Told(Schema):
     label: Name = "search"
     kind: Literal["baseline", "seed", "search"] = "search"
     method: Name = ""
+    turn: int = 0
 
 
 class _Trial(Schema):
@@ -67,16 +70,16 @@ def check_lines(path: Path) -> None:
                 raise A2SFError(f"{where} is no line of a journal; {_MEND}")
 
 
-def check_trials(path: Path, told: dict[str, Any], trials: Sequence[FrozenTrial]) -> None:
+def check_trials(path: Path | str, told: dict[str, Any], trials: Sequence[FrozenTrial], mend: str = _MEND) -> None:
     """Raise A2SFError unless the study and its finished trials say what `tuner.search.storage` writes, now or once."""
-    validated(_Identity, told, path, _MEND)
+    validated(_Identity, told, path, mend)
     measured: set[int] = set()
     for trial in trials:
         where = f"{path}, trial {trial.number}"
         if trial.datetime_start is None or trial.datetime_complete is None:
-            raise A2SFError(f"{where} has no time; {_MEND}")
+            raise A2SFError(f"{where} has no time; {mend}")
         if not isinstance(trial.system_attrs, dict):
-            raise A2SFError(f"{where} has attributes that are no mapping; {_MEND}")
+            raise A2SFError(f"{where} has attributes that are no mapping; {mend}")
         fields = {
             "state": trial.state.name,
             "values": trial.values,
@@ -84,32 +87,32 @@ def check_trials(path: Path, told: dict[str, Any], trials: Sequence[FrozenTrial]
             "told": trial.user_attrs,
             "constraint": trial.system_attrs.get("constraints:loss", 0.0),
         }
-        result = validated(_Trial, fields, where, _MEND).told.result
-        _check_parameters(trial, where)
+        result = validated(_Trial, fields, where, mend).told.result
+        _check_parameters(trial, where, mend)
         if not result.error and not 0 < result.metrics.get(MEMORY, 0) <= 1:
-            raise A2SFError(f"{where} lacks a {MEMORY} from 0 to 1 among its metrics; {_MEND}")
+            raise A2SFError(f"{where} lacks a {MEMORY} from 0 to 1 among its metrics; {mend}")
         if trial.state == TrialState.COMPLETE:
             if trial.values is None or result.error:
-                raise A2SFError(f"{where} is complete, but has no values; {_MEND}")
+                raise A2SFError(f"{where} is complete, but has no values; {mend}")
             measured.add(len(result.sample_kl or result.sample_nll))
     if len(measured) > 1:
-        raise A2SFError(f"{path}: its trials were measured on {sorted(measured)} samples, not on the same; {_MEND}")
+        raise A2SFError(f"{path}: its trials were measured on {sorted(measured)} samples, not on the same; {mend}")
 
 
-def _check_parameters(trial: FrozenTrial, where: str) -> None:
+def _check_parameters(trial: FrozenTrial, where: str, mend: str) -> None:
     try:
         create_trial(state=trial.state, params=trial.params, distributions=trial.distributions, values=trial.values)
     except Exception as error:  # whatever a range does with a value that it cannot hold
-        raise A2SFError(f"{where}: {' '.join(str(error).split())[:200].rstrip('.')}; {_MEND}") from None
+        raise A2SFError(f"{where}: {' '.join(str(error).split())[:200].rstrip('.')}; {mend}") from None
 
 
-def check_for_resume(path: Path, trials: Sequence[FrozenTrial]) -> None:
+def check_for_resume(path: Path | str, trials: Sequence[FrozenTrial], mend: str = _MEND) -> None:
     """Raise A2SFError unless every finished trial has what a resume needs: its loss, and a policy that reads today."""
     for trial in trials:
         where, result = f"{path}, trial {trial.number}", trial.user_attrs["result"]
         if not result.get("error") and QUALITY not in result["metrics"]:
-            raise A2SFError(f"{where} lacks {QUALITY} among its metrics; {_MEND}")
+            raise A2SFError(f"{where} lacks {QUALITY} among its metrics; {mend}")
         try:
-            Policy.from_dict(parse_json(result["policy"], "its policy", _MEND))
+            Policy.from_dict(parse_json(result["policy"], "its policy", mend))
         except A2SFError as error:
             raise A2SFError(f"{where}: {error}") from None

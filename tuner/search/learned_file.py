@@ -60,9 +60,14 @@ class Lesson:
 
 
 def kept_lesson(folder: Path, engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
-    """What `learn` found, kept in the folder of the run."""
+    """What another worker found while this one read its prompts, or else what `learn` finds, kept in the folder."""
+    path = folder / LEARNED_FILE
+    if path.exists():
+        found = Lesson.load(path, engine.n_layers, engine.n_kv_heads)
+        engine.learn(found.rules)
+        return found
     found = learn(engine, space, seed, watch)
-    found.save(folder / LEARNED_FILE)
+    found.save(path)
     watch.say(found.why)
     return found
 

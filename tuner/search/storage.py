@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial
 
-from a2sf_core.cuts import PROMPT
 from a2sf_core.errors import A2SFError
 from a2sf_core.foreign import check_regular
 from a2sf_core.policy import Policy
 from tuner.search.journal import MAX_BYTES, check_for_resume, check_lines, check_trials
+from tuner.search.kept import Turn
 from tuner.search.objectives import DIRECTIONS, MEMORY
 from tuner.search.profile import PART_FILE, PROFILE_FILE
-from tuner.search.records import TrialRecord
+from tuner.search.records import FirstTrial, TrialRecord
+from tuner.search.trials import check_identity, count_look, finished, record_of, records_of
 
 JOURNAL = "study.journal"
 LEARNED_FILE = "learned.json"
 """Where `tuner.search.learned_file` keeps what was learned."""
-_NAME, _RESULT = "a2sf", "result"
-_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What was measured of a trial, kept in the journal beside Optuna's own fields.
-
-    policy: the whole policy as JSON. metrics: means over the samples seen. sample_kl: of each of them, in their order.
-    error: why there are no figures; empty if there are.
-    """
-
-    policy: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    sample_kl: Sequence[float] = ()
-    error: str = ""
-
-    def write_to(self, trial: Trial) -> None:
-        """Attach it to a trial that is about to be told."""
-        figures = {"error": self.error} if self.error else {"metrics": self.metrics, "sample_kl": self.sample_kl}
-        trial.set_user_attr(_RESULT, {"policy": self.policy, **figures})
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> TrialResult:
-        """That of a finished trial; what earlier versions measured, and no longer counts, is left out."""
-        told = trial.user_attrs[_RESULT]
-        return cls(**{each.name: told[each.name] for each in fields(cls) if each.name in told})
+_NAME = "a2sf"
 
 
 class Storage:
@@ -63,6 +38,8 @@ class Storage:
     Raises:
         A2SFError: if the folder holds a study with another identity, or cannot be written.
     """
+
+    stream = 0
 
     def __init__(self, run_dir: Path, identity: Mapping[str, str]) -> None:
         # Optuna's lock is a link to the journal: a relative one would dangle, and a stale one then never be noticed.
@@ -80,49 +57,70 @@ class Storage:
         except OSError as error:
             raise cannot_write(run_dir, error) from None
         self._check_identity(run_dir, identity)
-        check_for_resume(path, self.trials())
+        self._earlier = self.trials()
+        check_for_resume(path, self._earlier)
 
     def _check_identity(self, run_dir: Path, identity: Mapping[str, str]) -> None:
         stored: dict[str, str] = self._study.user_attrs.get("identity", {})
-        if not self._study.get_trials(deepcopy=False):  # nothing was finished, so nothing is lost by starting anew
-            if stored != dict(identity):
-                for name in (PROFILE_FILE, PART_FILE, LEARNED_FILE):
-                    (run_dir / name).unlink(missing_ok=True)
-                self._study.set_user_attr("identity", dict(identity))
-            return
-        stored = {"cut": PROMPT, **stored}  # studies are cut after the prompt unless they say otherwise
-        for name, value in {"cut": PROMPT, **identity}.items():
-            if stored.get(name) != value:
-                mend = "continue it with the same settings, or start a new one with --out ANOTHER_FOLDER."
-                if name == "search space":
-                    mend = (
-                        "one that an earlier version made cannot be resumed: start a new one with --out "
-                        "ANOTHER_FOLDER; else give --family, --rule and --no-per-head as before."
-                    )
-                raise A2SFError(
-                    f"{run_dir} holds a study with another {name} ({stored.get(name)}, now {value}); {mend}"
-                )
+        if self._study.get_trials(deepcopy=False):
+            check_identity(str(run_dir), stored, identity, "--out ANOTHER_FOLDER")
+        elif stored != dict(identity):  # nothing was finished, so nothing is lost by starting anew
+            for name in (PROFILE_FILE, PART_FILE, LEARNED_FILE):
+                (run_dir / name).unlink(missing_ok=True)
+            self._study.set_user_attr("identity", dict(identity))
 
-    def add(self, trial: FrozenTrial) -> None:
+    def claim(self, goal: int, most: int, first: Sequence[FirstTrial]) -> list[Turn]:
+        """As `Kept` has it; nobody else is at work here."""
+        done = self.trials()
+        known = {trial.user_attrs.get("label") for trial in done}
+        waiting = [trial for trial in first if trial.label not in known]
+        places = range(len(done), min(goal, len(done) + most))
+        return [Turn(number, waiting.pop(0) if waiting else None) for number in places]
+
+    def fresh(self) -> list[FrozenTrial]:
+        """As `Kept` has it: those of earlier runs, once."""
+        found, self._earlier = self._earlier, []
+        return found
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """As `Kept` has it."""
+        yield
+
+    @contextmanager
+    def concluding(self) -> Iterator[None]:
+        """As `Kept` has it."""
+        yield
+
+    def add(self, trial: FrozenTrial, _: Turn) -> None:
         """Keep a finished trial: one write."""
         self._study.add_trial(trial)
 
     def trials(self) -> list[FrozenTrial]:
         """Every finished trial as Optuna knows it."""
-        return _finished(self._study)
+        return finished(self._study)
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
-        return _records(self._study)
+        return records_of(self._study, self.trials())
 
     def count_report_look(self, policies: Sequence[Policy]) -> int:
         """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
-        looks: list[str] = self._study.user_attrs.get("report_looks", [])
-        look = json.dumps([policy.to_dict() for policy in policies])
-        if look not in looks:
-            looks = [*looks, look]
-            self._study.set_user_attr("report_looks", looks)
-        return len(looks)
+        return count_look(self._study, policies)
+
+
+def write_copy(run_dir: Path, attributes: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> None:
+    """Make the journal of a study that was kept elsewhere, whole or not at all: its folder is like any other then."""
+    path = run_dir.resolve() / JOURNAL
+    part = path.with_name(f"{JOURNAL}.part")
+    part.unlink(missing_ok=True)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(part))), study_name=_NAME, directions=DIRECTIONS
+    )
+    for name, value in attributes.items():
+        study.set_user_attr(name, value)
+    study.add_trials(trials)
+    part.replace(path)
 
 
 def cannot_write(folder: Path, error: OSError) -> A2SFError:
@@ -137,7 +135,7 @@ def read_front(run_dir: Path) -> list[TrialRecord]:
         A2SFError: if there is no study in `run_dir`, or none of its trials was finished.
     """
     study = _open_for_reading(run_dir)
-    records = [_record(trial, True) for trial in study.best_trials]
+    records = [record_of(trial, True) for trial in study.best_trials]
     if not records:
         raise A2SFError(f"No trial of the study in {run_dir} was finished, so nothing can be taken over from it.")
     return sorted(records, key=lambda record: record.metrics[MEMORY])
@@ -149,7 +147,8 @@ def read_trials(run_dir: Path) -> list[TrialRecord]:
     Raises:
         A2SFError: if there is no study in `run_dir`.
     """
-    return _records(_open_for_reading(run_dir))
+    study = _open_for_reading(run_dir)
+    return records_of(study, finished(study))
 
 
 def read_identity(run_dir: Path) -> dict[str, str]:
@@ -173,7 +172,7 @@ def _open(path: Path, how: Callable[[JournalStorage], optuna.Study]) -> optuna.S
         check_lines(path)
     try:
         study = how(JournalStorage(JournalFileBackend(str(path))))
-        finished = _finished(study)
+        trials = finished(study)
     except OSError:
         raise
     except Exception as error:  # Optuna takes lines for granted, and fails in as many ways as they can be wrong
@@ -181,7 +180,7 @@ def _open(path: Path, how: Callable[[JournalStorage], optuna.Study]) -> optuna.S
         raise A2SFError(f"{path} is not a readable Optuna journal ({said}); move it away or use --out.") from error
     if [direction.name.lower() for direction in study.directions] != list(DIRECTIONS):
         raise A2SFError(f"{path} is a study of other objectives; move it away or use --out.")
-    check_trials(path, study.user_attrs, finished)
+    check_trials(path, study.user_attrs, trials)
     return study
 
 
@@ -191,30 +190,3 @@ def _drop_torn_line(journal: Path) -> None:
     if not (content := journal.read_bytes()).endswith(b"\n"):
         with journal.open("r+b") as file:
             file.truncate(content.rfind(b"\n") + 1)
-
-
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-
-
-def _records(study: optuna.Study) -> list[TrialRecord]:
-    best = {trial.number for trial in study.best_trials}
-    return [_record(trial, trial.number in best) for trial in _finished(study)]
-
-
-def _record(trial: FrozenTrial, pareto: bool) -> TrialRecord:
-    result, told = TrialResult.of(trial), trial.user_attrs  # what the sampler proposed was told nothing
-    return TrialRecord(
-        number=trial.number,
-        state=_STATES[trial.state],
-        label=told.get("label", "search"),
-        params=trial.params,
-        metrics=result.metrics,
-        policy_json=result.policy,
-        pareto=pareto,
-        error=result.error,
-        started_ms=int(trial.datetime_start.timestamp() * 1000),
-        ended_ms=int(trial.datetime_complete.timestamp() * 1000),
-        kind=told.get("kind", "search"),
-        method=told.get("method", ""),
-    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from a2sf_core.errors import A2SFError
@@ -18,12 +20,14 @@ from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses, Seen
 from tuner.search.dimensions import Options, Range
 from tuner.search.hypervolume import WORST_LOSS, stood_still
+from tuner.search.kept import Kept, Turn
 from tuner.search.objectives import DIRECTIONS, MEMORY, QUALITY, points_of, summary, values_of
 from tuner.search.racing import Race
 from tuner.search.records import FirstTrial, Params, TrialRecord, Value
 from tuner.search.samplers import make_sampler
 from tuner.search.space import Space
-from tuner.search.storage import Storage, TrialResult
+from tuner.search.storage import Storage
+from tuner.search.trials import TrialResult
 
 TOGETHER = 8
 """Trials asked for at once where prompts must be read anew: they share one reading."""
@@ -51,11 +55,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A trial that is to be run, of one of the two studies in memory, and its policy."""
+    """A trial that is to be run, of one of the two studies in memory, its policy, and whose turn it is."""
 
     study: optuna.Study
     trial: Trial
     policy: Policy
+    turn: Turn
 
 
 class Study:
@@ -68,16 +73,16 @@ class Study:
         run_dir: its folder; the journal is the only state.
         identity: what must be the same for a resume to make sense (model, task, data, space): name to value.
         seed: of the sampler. A resumed study draws from another point of the stream: same quality, other trials.
+        kept: where the study is kept, if not in a journal in that folder.
 
     Raises:
         A2SFError: if the folder holds a study with another identity, or cannot be written.
     """
 
-    def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int) -> None:
+    def __init__(self, run_dir: Path, identity: Mapping[str, str], seed: int, kept: Kept | None = None) -> None:
         self.seed = seed
-        self._kept = Storage(run_dir, identity)
+        self._kept: Kept = kept or Storage(run_dir, identity)
         self._study = optuna.create_study(directions=DIRECTIONS)
-        self._study.add_trials([trial for trial in self._kept.trials() if trial.params])
         # What no parameters describe is told here, so that the sampler never sees it: one such trial would empty the
         # space that TPE samples jointly.
         self._apart = optuna.create_study(directions=DIRECTIONS)
@@ -90,26 +95,37 @@ class Study:
         self._check_fits(engine, space)
         # A point under a rule that is not searched here would be another policy under any other.
         seeds = (seed for seed in plan.seeds if seed.params.get("rule", space.fixed[0]) in space.offered)
-        first = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in seeds)]
-        points = [trial for trial in first if not trial.policy]
-        apart = self._unknown(trial for trial in first if trial.policy)
-        self._enqueue(points)
-        done = len(self.records())
-        self._study.sampler = make_sampler(plan.sampler, self.seed + len(self._study.trials), len(points))
+        given = [*space.enqueued(), *(replace(seed, params=space.complete(seed.params)) for seed in seeds)]
+        first = list(
+            {trial.label: trial for trial in sorted(given, key=lambda trial: trial.policy is not None)}.values()
+        )
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
         keys = [sample.context_key for sample in engine.samples]
         race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)], np.unique(keys, return_inverse=True)[1])
-        for trial in self._kept.trials():
-            if trial.state == TrialState.COMPLETE:
-                result = TrialResult.of(trial)
-                race.finish(result.metrics[MEMORY], np.array(result.sample_kl))
-        while done < plan.trials and not self._is_over(plan, len(first)):
-            together = min(plan.trials - done, TOGETHER if engine.recomputes else 1)
-            asked = [self._ask(space, apart) for _ in range(together)]
+        self._take_in()
+        _enter(race, self._kept.trials())
+        self._study.sampler = self._sampler(plan, [trial for trial in first if not trial.policy])
+        while turns := self._claim(plan, TOGETHER if engine.recomputes else 1, first):
+            _enter(race, self._take_in())
+            asked = [self._ask(space, turn) for turn in turns]
             self._run_some(engine, asked, full, race, racing=plan.racing)
-            done += together
-            on_trial(done)
+            on_trial(len(self._kept.trials()))
+
+    def _sampler(self, plan: Plan, points: Sequence[FirstTrial]) -> BaseSampler:
+        """`points` are those that the study begins with and the sampler sees."""
+        known = {trial.user_attrs.get("label") for trial in self._kept.trials()}
+        n_begun = len(self._study.trials) + sum(point.label not in known for point in points)
+        return make_sampler(plan.sampler, (self.seed + self._kept.stream + n_begun) % 2**32, len(points))
+
+    def _claim(self, plan: Plan, most: int, first: Sequence[FirstTrial]) -> list[Turn]:
+        return self._kept.claim(0 if self._is_over(plan, len(first)) else plan.trials, most, first)
+
+    def _take_in(self) -> list[FrozenTrial]:
+        """Let the sampler know what earlier runs and other workers have finished."""
+        fresh = self._kept.fresh()
+        self._study.add_trials([trial for trial in fresh if trial.params])
+        return fresh
 
     def _check_fits(self, engine: Engine, space: Space) -> None:
         """Raise A2SFError if the journal holds points of another space or figures of other samples."""
@@ -125,30 +141,19 @@ class Study:
                     f"Trial {trial.number} of the study was measured on {seen} samples, not {n}; use --out."
                 )
 
-    def _unknown(self, trials: Iterable[FirstTrial]) -> list[FirstTrial]:
-        """Those that were neither finished nor enqueued, each label once."""
-        known = {record.label for record in self.records()}
-        known |= {trial.user_attrs.get("label") for trial in self._waiting()}
-        return list({trial.label: trial for trial in trials if trial.label not in known}.values())
-
-    def _waiting(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-
-    def _enqueue(self, trials: Iterable[FirstTrial]) -> None:
-        for trial in self._unknown(trials):
-            self._study.enqueue_trial(dict(trial.params), user_attrs=trial.told())
-
-    def _ask(self, space: Space, apart: list[FirstTrial]) -> _Asked:
-        """The next trial: one that is enqueued, else the first of `apart`, which loses it, else a new one."""
-        if apart and not self._waiting():
-            known = apart.pop(0)
+    def _ask(self, space: Space, turn: Turn) -> _Asked:
+        """The trial of this turn: one that the study begins with, or what the sampler proposes."""
+        if turn.first is None:
+            trial = self._study.ask()
+        elif turn.first.policy is None:
+            self._study.enqueue_trial(dict(turn.first.params), user_attrs=turn.first.told())
+            trial = self._study.ask()
+        else:
             trial = self._apart.ask()
-            for name, value in known.told().items():
+            for name, value in turn.first.told().items():
                 trial.set_user_attr(name, value)
-            assert known.policy is not None
-            return _Asked(self._apart, trial, known.policy)
-        trial = self._study.ask()
-        return _Asked(self._study, trial, space.policy(ask(trial, space)))
+            return _Asked(self._apart, trial, turn.first.policy, turn)
+        return _Asked(self._study, trial, space.policy(ask(trial, space)), turn)
 
     def _is_over(self, plan: Plan, n_first: int) -> bool:
         return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
@@ -174,16 +179,16 @@ class Study:
         trial, text = asked.trial, json.dumps(asked.policy.to_dict())
         if not seen.losses.finite():
             TrialResult(text, error="the model gave NaN or infinity").write_to(trial)
-            self._kept.add(asked.study.tell(trial, state=TrialState.FAIL))
+            self._kept.add(asked.study.tell(trial, state=TrialState.FAIL), asked.turn)
             return
         metrics = {**summary(seen.losses, full.at(seen.rows)), **known}
         kl = [round(value, 9) for value in seen.losses.kl.tolist()]
         trial.set_constraint("loss", metrics[QUALITY] - WORST_LOSS)
         TrialResult(text, metrics, kl).write_to(trial)
         if seen.n < len(full.kl):
-            self._kept.add(asked.study.tell(trial, state=TrialState.PRUNED))
+            self._kept.add(asked.study.tell(trial, state=TrialState.PRUNED), asked.turn)
         else:
-            self._kept.add(asked.study.tell(trial, values_of(metrics)))
+            self._kept.add(asked.study.tell(trial, values_of(metrics)), asked.turn)
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial; one that was interrupted is not among them."""
@@ -192,6 +197,21 @@ class Study:
     def count_report_look(self, policies: Sequence[Policy]) -> int:
         """Note which policies the report split is about to be shown, and say how many choices it has seen by now."""
         return self._kept.count_report_look(policies)
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Within it what shapes the search is measured into the run folder, or found there."""
+        return self._kept.preparing()
+
+    def concluding(self) -> AbstractContextManager[None]:
+        """Within it the result is made. Raises EndsElsewhere where another worker does that."""
+        return self._kept.concluding()
+
+
+def _enter(race: Race, trials: Sequence[FrozenTrial]) -> None:
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            result = TrialResult.of(trial)
+            race.finish(result.metrics[MEMORY], np.array(result.sample_kl))
 
 
 def ask(trial: Trial, space: Space) -> Params:

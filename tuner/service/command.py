@@ -15,7 +15,7 @@ from a2sf_core.errors import A2SFError
 from tuner.choices import DATABASE_VARIABLE, check_installed, parse_bytes
 
 if TYPE_CHECKING:
-    from tuner.workers.database import Database
+    from tuner.database import Database
 
 DATA = Path("service-data")
 _NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "sqlalchemy")
@@ -125,8 +125,8 @@ def _check_installed() -> None:
 
 
 def _open(data: Path, address: str | None) -> Database:
+    from tuner.database import default_address
     from tuner.service import tables
-    from tuner.workers.database import default_address
 
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     return tables.opened(address or default_address(data))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from tuner.database import Database
 from tuner.service.limits import Limits
 from tuner.service.orders import Orders
 from tuner.service.places import Places
@@ -14,7 +15,6 @@ from tuner.service.problems import Problem
 from tuner.service.spec import StudySpec
 from tuner.service.tokens import Tokens
 from tuner.service.uploads import Uploads
-from tuner.workers.database import Database
 from tuner.workers.jobs import Job, Jobs, new_id
 
 

@@ -10,6 +10,7 @@ import typer
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.serve.bounds import is_loopback
+from tuner.database import Database
 from tuner.printing import printable
 from tuner.service.app import application
 from tuner.service.desk import Desk
@@ -20,7 +21,6 @@ from tuner.service.regressors import warm
 from tuner.service.team import Team
 from tuner.serving.address import url_of
 from tuner.serving.http import serve_until_signal
-from tuner.workers.database import Database
 
 _DRAIN = 10.0
 _CLIENTS = 500

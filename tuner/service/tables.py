@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, Index, String, Table
 
+from tuner.database import METADATA, Database
 from tuner.workers import jobs, leases  # their tables belong to it
-from tuner.workers.database import METADATA, Database
 
 TOKENS = Table(
     "a2sf_tokens",

@@ -11,8 +11,8 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import Connection
 
 from a2sf_core.errors import A2SFError
+from tuner.database import Database
 from tuner.service.tables import TOKENS
-from tuner.workers.database import Database
 
 LOCAL = "local"
 """Whoever comes without a token, where that is allowed."""

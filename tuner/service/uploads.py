@@ -14,11 +14,11 @@ from sqlalchemy.engine import Connection
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.files import whole
+from tuner.database import Database
 from tuner.inputs.rows import FILE_SUFFIXES
 from tuner.service.places import SAMPLES as FOLDER
 from tuner.service.places import Places
 from tuner.service.tables import SAMPLES
-from tuner.workers.database import Database
 from tuner.workers.jobs import new_id
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,99}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2sf_core.errors import A2SFError
-from tuner.tracking.place import Place, without_password
+from tuner.printing import without_password
+from tuner.tracking.place import Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

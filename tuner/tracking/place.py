@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from tuner.choices import tracking_address
+from tuner.printing import without_password
 
 PROBE_SECONDS = 2.0
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -68,14 +68,3 @@ def place_of(run_dir: Path, address: str | None) -> Place:
         return Place(uri.rstrip("/"), None, None, embedded=False)
     # A database of many studies: beside their folders, for MLflow would take whatever folder the user stands in.
     return Place(uri, None, run_dir.resolve().parent / "mlflow-artifacts", embedded=False)
-
-
-def without_password(uri: str) -> str:
-    """`uri` with *** for its password, in the user part or in a query such as ?password=."""
-    parts = urlsplit(uri)
-    place = re.sub(r"^([^@/]*?):[^@/]*@", r"\1:***@", parts.netloc)
-    query = re.sub(r"(?i)(password|token|secret)=[^&]*", r"\1=***", parts.query)
-    # urlunsplit would take slashes from sqlite:////tmp/a.db
-    return (
-        uri if (place, query) == (parts.netloc, parts.query) else urlunsplit(parts._replace(netloc=place, query=query))
-    )

@@ -13,13 +13,13 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
-from tuner.choices import DATABASE_VARIABLE, TOKEN_VARIABLE
+from tuner.choices import DATABASE_VARIABLE, STORAGE_VARIABLE, TOKEN_VARIABLE
 
 LINES = 40
 """Of what it says that is no message: the last ones are kept."""
 _LONGEST = 65_536
 _GRACE = 20.0  # seconds from SIGTERM to SIGKILL
-SECRETS = (DATABASE_VARIABLE, TOKEN_VARIABLE)
+SECRETS = (DATABASE_VARIABLE, STORAGE_VARIABLE, TOKEN_VARIABLE)
 """Variables that no job needs."""
 
 

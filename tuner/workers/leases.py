@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Float, Integer, Row, String, Table, and_, case, delete, func, or_, select, update
 from sqlalchemy.engine import Connection
 
-from tuner.workers.database import METADATA, Database
+from tuner.database import METADATA, Database
 from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING
 from tuner.workers.words import STUDY, VALIDATION
 

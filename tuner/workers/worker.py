@@ -16,9 +16,9 @@ from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
+from tuner.database import Database
 from tuner.printing import one_line, printable
 from tuner.workers.child import Child
-from tuner.workers.database import Database
 from tuner.workers.leases import LEASE, Claim, Ending, Leases, Word
 from tuner.workers.progress import Heard
 from tuner.workers.words import BUSY, STUDY

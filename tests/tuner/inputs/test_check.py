@@ -37,6 +37,17 @@ from tuner.settings import Settings
         ({"memory": "lots"}, "--memory is 'lots'; expected a size above 0"),
         ({"warm_start": (Path("nowhere"),)}, "--warm-start nowhere is not a folder"),
         ({"model": "./nowhere"}, "There is no model folder './nowhere'"),
+        ({"study": "mine"}, "--study is the name of a study in a database; give that with --storage."),
+        (
+            {"storage": "mysql://me@host/db"},
+            "--storage is for 'mysql'; give postgresql://USER@HOST/NAME or sqlite:///FILE.",
+        ),
+        ({"storage": "sqlite://"}, "--storage is 'sqlite://', which no other process can see; give postgresql://"),
+        (
+            {"storage": "postgresql://me:hush@127.0.0.1:9/db"},
+            "the database postgresql+psycopg://me:***@127.0.0.1:9/db cannot be used (connection failed",
+        ),
+        ({"storage": "sqlite:///s.db", "study": " "}, "--study has 0 characters; expected 1 to 200."),
     ],
 )
 def test_each_fault_has_its_sentence(wrong: dict[str, Any], said: str) -> None:

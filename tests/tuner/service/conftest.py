@@ -20,12 +20,12 @@ import pytest
 from sqlalchemy import update
 
 from tests.tuner.conftest import Finished
+from tuner.database import default_address
 from tuner.reporting.front import write_front
 from tuner.search.storage import read_trials
 from tuner.service.job import found
 from tuner.service.tables import opened
 from tuner.service.tokens import Tokens
-from tuner.workers.database import default_address
 from tuner.workers.jobs import DONE, JOBS, Jobs, new_id
 from tuner.workers.words import STUDY
 

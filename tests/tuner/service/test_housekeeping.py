@@ -7,12 +7,12 @@ from pathlib import Path
 
 from sqlalchemy import update
 
+from tuner.database import default_address
 from tuner.service.desk import Desk
 from tuner.service.housekeeping import Housekeeping
 from tuner.service.limits import Limits
 from tuner.service.places import Places
 from tuner.service.tables import opened
-from tuner.workers.database import default_address
 from tuner.workers.jobs import DONE, JOBS, new_id
 from tuner.workers.words import STUDY, VALIDATION
 

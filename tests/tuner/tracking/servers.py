@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -74,29 +75,63 @@ def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"nothing answers at {address}")
 
 
-@contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """The address of a database in a PostgreSQL of its own, which refuses to run as root."""
-    data, port = folder / "postgres", free_port()
-    data.mkdir(parents=True)
-    become: list[str] = []
-    if os.geteuid() == 0:
-        become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        shutil.chown(data, "nobody", "nogroup")
-    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/", "timeout": 120}
-    subprocess.run([*become, f"{POSTGRES}/initdb", "-D", data, "-A", "trust", "-U", "a2sf"], **run)  # type: ignore[call-overload]
-    server = subprocess.Popen(
-        [*become, f"{POSTGRES}/postgres", "-D", data, "-p", str(port), "-k", data, "-c", "listen_addresses=127.0.0.1",
-         "-c", "fsync=off"],
-        stderr=subprocess.DEVNULL, cwd="/",
-    )  # fmt: skip
-    try:
+class Postgres:
+    """A PostgreSQL of its own on one port, which refuses to run as root; `stop` and `start` again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._data = free_port(), folder / "postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data.mkdir(parents=True)
+        self._become: list[str] = []
+        if os.geteuid() == 0:
+            self._become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+            shutil.chown(self._data, "nobody", "nogroup")
+        command = [*self._become, f"{POSTGRES}/initdb", "-D", str(self._data), "-A", "trust", "-U", "a2sf"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=120)
+
+    @property
+    def address(self) -> str:
+        return f"postgresql://a2sf@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        where = ["-D", str(self._data), "-p", str(self.port), "-k", str(self._data)]
+        self._process = subprocess.Popen(
+            [*self._become, f"{POSTGRES}/postgres", *where, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],
+            stderr=subprocess.DEVNULL, cwd="/",
+        )  # fmt: skip
         deadline = time.monotonic() + 60
-        while subprocess.run([f"{POSTGRES}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
+        while subprocess.run([f"{POSTGRES}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode:
             assert time.monotonic() < deadline
-            assert server.poll() is None
+            assert self._process.poll() is None
             time.sleep(0.1)
-        yield f"postgresql://a2sf@127.0.0.1:{port}/postgres"
+
+    def stop(self) -> None:
+        """As a restart of the service does: whoever is connected is cut off."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+        self._process = None
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """In a folder of its own: not in pytest's, which only its owner may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="a2sf-postgres-"))
+    folder.chmod(0o755)
+    server = Postgres(folder)
+    try:
+        server.start()
+        yield server
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def database_of(kind: str, folder: Path) -> Iterator[str]:
+    """The address of an empty database: "sqlite", a file in `folder`, or "postgresql", a server of its own."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/a2sf.db"
+        return
+    with running_postgres() as server:
+        yield server.address

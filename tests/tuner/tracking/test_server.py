@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tuner.tracking.servers import POSTGRES, Server, postgres
+from tests.tuner.tracking.servers import POSTGRES, Server, running_postgres
 from tests.tuner.tracking.test_tracker import make_trials
 from tuner.tracking.tracker import Tracker
 
@@ -26,11 +24,8 @@ needs_postgres = pytest.mark.skipif(not HAS_POSTGRES, reason="needs PostgreSQL (
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
-    folder = Path(tempfile.mkdtemp(prefix="a2sf-postgres-"))
-    folder.chmod(0o755)
-    with postgres(folder) as address:
-        yield address
-    shutil.rmtree(folder)
+    with running_postgres() as server:
+        yield server.address
 
 
 @pytest.fixture

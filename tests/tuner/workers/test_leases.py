@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, update
 
 from a2sf_core.errors import A2SFError
-from tests.tuner.tracking.servers import POSTGRES, postgres
+from tests.tuner.tracking.servers import POSTGRES, database_of
+from tuner.database import Database
 from tuner.service.tables import ALL, opened
-from tuner.workers.database import Database
 from tuner.workers.jobs import CANCELLED, DONE, FAILED, JOBS, QUEUED, RUNNING, Jobs, new_id
 from tuner.workers.leases import Ending, Leases, Report, Word, workers
 from tuner.workers.words import STUDY, VALIDATION
@@ -25,17 +22,8 @@ KINDS = ["sqlite", "postgresql"] if POSTGRES else ["sqlite"]
 
 @pytest.fixture(scope="module", params=KINDS)
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('db')}/service.db"
-        return
-    # Not in pytest's folder, which only its owner may enter: PostgreSQL does not run as root.
-    folder = Path(tempfile.mkdtemp(prefix="a2sf-postgres-"))
-    folder.chmod(0o755)
-    try:
-        with postgres(folder) as server:
-            yield server
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with database_of(request.param, tmp_path_factory.mktemp("db")) as made:
+        yield made
 
 
 @pytest.fixture

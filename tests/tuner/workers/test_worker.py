@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.tuner.conftest import write_short_lists
+from tuner.database import Database, default_address
 from tuner.search.storage import read_trials
 from tuner.service.tables import opened
-from tuner.workers.database import Database, default_address
 from tuner.workers.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Jobs, new_id
 from tuner.workers.words import STUDY, VALIDATION
 
@@ -26,7 +26,7 @@ import signal, sys
 from pathlib import Path
 from tuner.service.job import COMMAND
 from tuner.service.tables import opened
-from tuner.workers.database import default_address
+from tuner.database import default_address
 from tuner.workers.worker import Options, Worker
 data = Path(sys.argv[1])
 worker = Worker(opened(default_address(data)), Options(data, COMMAND, per_owner=2, room=0, lease=6.0))

@@ -41,8 +41,10 @@ $(VENV)/.installed-service: $(VENV)/.installed
 service: $(VENV)/.installed-service
 	$(BIN)/a2sf-tune serve --no-token --workers 1 --port $(PORT)
 
+# One process per core, four at most, and a file stays in one of them; WORKERS=0 takes this process alone.
+WORKERS ?= logical
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Some 3,000 malformed inputs; make test runs every sixth.
 fuzz: $(VENV)/.installed-dev

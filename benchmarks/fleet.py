@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from scipy import stats
+from sqlalchemy.exc import DBAPIError
 
 from benchmarks.lab import Lab, console, run_study
 from tests.tuner.tracking.servers import Postgres, running_postgres
@@ -47,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def prepared(n_samples: int) -> tuple[Engine, Space]:
     """What every worker makes for itself; the same in all of them."""
     engine = Lab.of("knowledge", TOKENS).engine(0, n_samples)
-    return engine, Space("bump", True, engine.n_layers)
+    return engine, Space("bump", False, engine.n_layers)
 
 
 def work(address: str, name: str, folder: Path, trials: int, n_samples: int, seed: int) -> None:
@@ -80,14 +81,21 @@ def workers(
             process.wait()
 
 
-def raw_trials(address: str, name: str) -> list[optuna.trial.FrozenTrial]:
-    """What Optuna itself finds in the database; nothing before the study is there."""
-    url, _ = url_of(address, "--storage")
-    try:
-        storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False))
-        return optuna.load_study(study_name=name, storage=storage).trials
-    except KeyError:
-        return []
+class Watched:
+    """What Optuna itself finds in the database, opened once: the workers need the processor more."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._url = url_of(address, "--storage")[0].render_as_string(hide_password=False)
+        self._name = name
+        self._study: optuna.Study | None = None
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """All of them, also twins; nothing before the study is there."""
+        try:
+            self._study = self._study or optuna.load_study(study_name=self._name, storage=self._url)
+            return self._study.get_trials(deepcopy=False)
+        except (KeyError, DBAPIError):  # the workers make the tables at this moment
+            return []
 
 
 def records(address: str, name: str, folder: Path, seed: int) -> list[TrialRecord]:
@@ -103,10 +111,11 @@ def one_study(server: Postgres, folder: Path, seed: int, options: argparse.Names
     rng, name, began = random.Random(seed), f"seed-{seed}", time.monotonic()
     at = sorted(rng.sample(range(options.trials // 10, options.trials * 9 // 10), options.kills + 1))
     restart = at.pop(rng.randrange(len(at)))
-    numbers = (options.trials, FEW, seed)
+    watched, numbers = Watched(server.address, name), (options.trials, FEW, seed)
     with workers(options.workers, server.address, name, folder, *numbers) as running:
         while any(process.poll() is None for process in running):
-            n = len(raw_trials(server.address, name))
+            time.sleep(0.5)
+            n = len(watched.trials())
             if at and n >= at[0]:
                 victim = rng.choice([process for process in running if process.poll() is None])
                 victim.kill()
@@ -116,15 +125,15 @@ def one_study(server: Postgres, folder: Path, seed: int, options: argparse.Names
                 time.sleep(2)
                 server.start()
                 console.print(f"  {n} trials: the database was restarted ({restart} was drawn)")
-                restart = 0
-            time.sleep(0.3)
+                restart, watched = 0, Watched(server.address, name)
         failed = sum(process.returncode not in (0, -9) for process in running)
-    trials = raw_trials(server.address, name)
+    trials = watched.trials()
     turns = Counter(trial.user_attrs["turn"] for trial in trials)
     labels = Counter(trial.user_attrs["label"] for trial in trials if "label" in trial.user_attrs)
     wrong = [f"turn {turn} was finished {n} times" for turn, n in turns.items() if n > 1]
     wrong += [f"{label} was run {n} times" for label, n in labels.items() if n > 1]
-    wrong += [f"turn {turn} is missing" for turn in range(options.trials) if turn not in turns]
+    missing = set(range(options.trials)) - set(turns)
+    wrong += [f"{len(missing)} turns are missing"] if missing else []
     wrong += [f"trial {trial.number} is {trial.state.name}" for trial in trials if not trial.state.is_finished()]
     wrong += [f"{failed} workers ended with an error"] if failed else []
     wrong += ["not all kills and the restart came in time"] if at or restart else []

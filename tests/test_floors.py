@@ -120,5 +120,5 @@ def test_what_must_be_light_imports_nothing_heavy() -> None:
     heavy = {"torch", "transformers", "optuna", "mlflow", "sklearn", "scipy", "matplotlib", "sqlalchemy"}
     for name in LIGHT:
         code = f"import sys, {name}; print(sorted({heavy} & set(sys.modules)))"
-        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.stdout.strip() == "[]", (name, result.stdout, result.stderr)

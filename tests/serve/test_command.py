@@ -11,6 +11,8 @@ import openai
 import pytest
 
 from a2sf_core import Policy
+from tests.calls import run_here
+from tuner.serving import command
 
 from .offline import written
 from .process import TOKEN, run, running
@@ -20,7 +22,7 @@ NAME = "a2sf-test"
 
 def test_on_loopback_without_a_token_and_sigterm_lets_a_stream_end(tmp_path: Path, prompts: list[str]) -> None:
     with running(tmp_path, "--model", "reference", "--no-token", "--name", NAME, token=None) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=300)
         with pytest.raises(openai.BadRequestError, match="no chat template"):
             client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": "hi"}])
         given: dict[str, Any] = {"model": NAME, "prompt": prompts[0], "temperature": 2, "seed": 1}
@@ -63,11 +65,22 @@ def test_from_elsewhere_a_token_is_needed(config: Path, tmp_path: Path) -> None:
     ],
     ids=lambda each: "",
 )
-def test_a_bad_command_is_one_sentence(options: list[str], token: str | None, said: str) -> None:
-    result = run(*options, token=token)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert said in result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+def test_a_bad_command_is_one_sentence(
+    options: list[str], token: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("A2SF_SERVE_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("A2SF_SERVE_TOKEN", token)
+    code, stdout, stderr = run_here(command.main, *options, "--port", "0")
+    assert (code, stdout) == (2, "")
+    assert said in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+
+
+def test_a_bad_command_in_a_process_of_its_own() -> None:
+    result = run("--model", "reference")
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1), result.stderr
+    assert "there is no token" in result.stderr
 
 
 def test_a_shadow_answers_from_the_full_cache(
@@ -77,7 +90,7 @@ def test_a_shadow_answers_from_the_full_cache(
     hot = {"temperature": 1.5, "seed": 3}
     tokens = written(model, Policy.full(4), tokenizer(undecided).input_ids, 16, **hot)
     with running(tmp_path, "--model", "reference", "--config", str(config), "--shadow") as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=300)
         answer = client.completions.create(model="reference", prompt=undecided, max_tokens=16, **hot)  # type: ignore[call-overload]
         assert answer.choices[0].text == tokenizer.decode(tokens, skip_special_tokens=True)
         shown = server.metrics()

@@ -40,7 +40,7 @@ def answer(told: SimpleQueue[Event]) -> tuple[str, Event]:
     """The whole text and the last event."""
     text = ""
     while True:
-        event = told.get(timeout=60)
+        event = told.get(timeout=300)
         if not isinstance(event, Piece):
             return text, event
         text += event.text
@@ -147,7 +147,7 @@ def test_a_cancelled_row_leaves_and_the_others_stay_right(reference: tuple[Any, 
         lost = Job(tuple(encoded[0]), 1500, lambda event: began.set(), sampling=Sampling(1.0, 1.0, 3))
         engine.submit(lost)
         stays = [asked(engine, ids) for ids in encoded[1:4]]
-        assert began.wait(60)
+        assert began.wait(300)
         engine.cancel(lost)
         texts = [each()[0] for each in stays]
         asked(engine, [5, 6], 1)()  # a step later

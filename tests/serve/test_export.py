@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from a2sf_core import A2SFConfig, A2SFError, Policy, attach
 from a2sf_core.shape import fingerprint
+from tests.tuner.tracking.servers import free_port
 from tuner.serving.export import export_transformers
 
 from .conftest import POLICY, TEMPLATE
@@ -33,7 +34,7 @@ MOST = 12
 def exported(config: Path, chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "served"
     command = [sys.executable, "-m", "tuner.cli", "export", str(config), str(folder), "--model", str(chat_model)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[0] == str(folder)
     return folder
@@ -87,9 +88,7 @@ def small_other(reference: tuple[Any, Any], tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def address(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`transformers serve` in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(exported), "--trust-remote-code",
                "--device", "cpu", "--dtype", "float32", "--port", str(port)]  # fmt: skip
     log = tmp_path_factory.mktemp("transformers") / "log"
@@ -97,7 +96,7 @@ def address(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         try:
-            for _ in range(600):
+            for _ in range(3000):
                 assert process.poll() is None, log.read_text()
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -106,13 +105,13 @@ def address(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(300)
 
 
 def test_transformers_serve_prunes(
     address: str, exported: Path, reference: tuple[Any, Any], prompts: list[str]
 ) -> None:
-    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=90)
+    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=300)
     model, tokenizer = reference
     questions = [prompt.removesuffix("\nAnswer:") for prompt in prompts[:4]]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.learned import Learned
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
+from tests.calls import run_here
+from tuner import cli
 from tuner.serving import kvpress, openvino
 
 LEARNED = Learned((4.0, 64.0), ((0.2, 1.0), (0.1, 0.5)), (0.0, 0.0))
@@ -94,17 +94,17 @@ def test_kvpress_gets_a_ratio_for_every_layer_and_what_is_lost_is_said() -> None
 
 
 def test_the_command_writes_both_files_and_prints_what_is_lost(config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tuner.cli", "export", str(config), str(tmp_path / "new"), "--format"]
+    export = ("export", str(config), str(tmp_path / "new"), "--format")
     for engine in ("openvino", "kvpress"):
-        result = subprocess.run([*command, engine], capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0, result.stderr
+        code, stdout, stderr = run_here(cli.main, *export, engine)
+        assert code == 0, stderr
         lost = json.loads((tmp_path / "new" / f"a2sf_{engine}.json").read_text())["lost"]
         assert len(lost) > 3
-        assert [f"Lost: {each}" for each in lost] == result.stdout.splitlines()[2:-1]
+        assert [f"Lost: {each}" for each in lost] == stdout.splitlines()[2:-1]
         compile((tmp_path / "new" / f"a2sf_{engine}.py").read_text(), engine, "exec")
-    result = subprocess.run([*command, "transformers"], capture_output=True, text=True, timeout=60)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "give the model with --model" in result.stderr
+    code, _, stderr = run_here(cli.main, *export, "transformers")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert "give the model with --model" in stderr
 
 
 def test_a_policy_that_keeps_all_is_refused() -> None:

@@ -89,7 +89,7 @@ def test_the_server_follows_the_alias(
 
         def asked() -> tuple[str, str]:
             given = {"model": "reference", "prompt": undecided, **HOT}
-            answer = httpx.post(f"{server.url}/v1/completions", json=given, headers=headers, timeout=60)
+            answer = httpx.post(f"{server.url}/v1/completions", json=given, headers=headers, timeout=300)
             return answer.headers["A2SF-Config"], answer.json()["choices"][0]["text"]
 
         old = A2SFConfig.from_pretrained(run)

@@ -34,7 +34,7 @@ def server(config: Path, chat_model: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0, timeout=300)
 
 
 def value(server: Server, name: str) -> float:
@@ -51,7 +51,7 @@ def _authorized() -> dict[str, str]:
 
 def post(server: Server, path: str = "completions", **body: Any) -> httpx.Response:
     given = {"model": NAME, "prompt": "Anna: hi", "max_tokens": 2, **body}
-    return httpx.post(f"{server.url}/v1/{path}", json=given, headers=_authorized(), timeout=60)
+    return httpx.post(f"{server.url}/v1/{path}", json=given, headers=_authorized(), timeout=300)
 
 
 @pytest.mark.parametrize(

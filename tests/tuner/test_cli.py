@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, one sentence for bad input, the whole job on the small model."""
+"""The command line as a user meets it: one sentence for bad input, and the whole job in real processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from a2sf_core import A2SFConfig
+from tests.calls import run_here
 from tests.tuner.conftest import write_short_lists
+from tuner import cli
+from tuner.inputs.models import load_model
+
+pytestmark = pytest.mark.long
 
 COMMAND = [sys.executable, "-m", "tuner.cli"]
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=1800)
 
 
 def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -55,18 +61,27 @@ GOOD = [{"context": f"Line {i}. The lamp costs {i + 10} euros.", "question": "Ho
         (("suggest", "--tokens", "10"), "there is no finished run under ./runs"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text(json.dumps(GOOD[0]) + '\n{"context": \n')
     write_jsonl(tmp_path / "columns.jsonl", [{"context": "a b c", "summary": "a"}])
     write_jsonl(tmp_path / "good.jsonl", GOOD)
     before = sorted(tmp_path.iterdir())
-    result = call(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("\n") == 1, result.stderr
+    code, _, stderr = run_here(cli.main, *arguments)
+    assert code == 2
+    assert words in stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("\n") == 1, stderr
     assert sorted(tmp_path.iterdir()) == before, "something was written"
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path: Path) -> None:
+    result = call("--task", "sumarisation", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert "did you mean 'summarisation'?" in result.stderr
 
 
 def test_unknown_options_are_refused_with_the_usual_code(tmp_path: Path) -> None:
@@ -79,7 +94,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
         "heavy = {'torch', 'transformers', 'mlflow', 'sklearn', 'optuna', 'datasets', 'pandas', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
@@ -92,18 +107,18 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     assert "cannot write the study" in result.stderr
 
 
-def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path) -> None:
+def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt with Ctrl-C, resume with the same command, refuse other settings, and use what was exported."""
     write_short_lists(tmp_path / "good.jsonl")
     job = ("--task", "knowledge", "--data", "good.jsonl", "--trials", "26", "--out", "run")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     worker = subprocess.Popen([*COMMAND, *job], cwd=tmp_path, **pipes)
     journal = tmp_path / "run" / "study.journal"
-    deadline = time.time() + 120
+    deadline = time.time() + 1800
     while time.time() < deadline and not (journal.exists() and journal.read_text().count('"nll_increase"') >= 3):
         time.sleep(0.02)
     worker.send_signal(signal.SIGINT)
-    _, stderr = worker.communicate(timeout=120)
+    _, stderr = worker.communicate(timeout=1800)
     finished = worker.returncode == 0
     assert finished or (worker.returncode == 130 and "the same command goes on from there" in stderr)
 
@@ -128,25 +143,18 @@ def test_the_whole_job_is_interrupted_resumed_and_served(tmp_path: Path) -> None
     assert report["verdict"] in " ".join(result.stdout.split())
     assert set(tmp_path.iterdir()) == {tmp_path / "good.jsonl", tmp_path / "run"}
 
-    refused = call(*job, "--seed", "5", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "holds a study with another seed (0, now 5)" in refused.stderr
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = run_here(cli.main, *job, "--seed", "5", seconds=60)
+    assert code == 2
+    assert "holds a study with another seed (0, now 5)" in stderr
 
-    advice = call("suggest", "--tokens", "30", "--run", "run", cwd=tmp_path)
-    assert advice.returncode == 0
-    assert advice.stdout.startswith("alpha ")
+    code, stdout, _ = run_here(cli.main, "suggest", "--tokens", "30", "--run", "run")
+    assert code == 0
+    assert stdout.startswith("alpha ")
 
-    serve = (
-        "import torch\n"
-        "from a2sf_core import A2SFConfig\n"
-        "from tuner.inputs.models import load_model\n"
-        "model, tokenizer = load_model('reference')\n"
-        "prompt = tokenizer('The blue lamp costs 34 euros.\\nQuestion: How much is the blue lamp?\\nAnswer:', "
-        "return_tensors='pt')\n"
-        "with A2SFConfig.from_pretrained('run').attach(model):\n"
-        "    output = model.generate(**prompt, max_new_tokens=8, do_sample=False)\n"
-        "print(tokenizer.decode(output[0], skip_special_tokens=True))\n"
-    )
-    served = subprocess.run([sys.executable, "-c", serve], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert served.returncode == 0, served.stderr
-    assert "Answer:" in served.stdout
+    model, tokenizer = load_model("reference")
+    question = "The blue lamp costs 34 euros.\nQuestion: How much is the blue lamp?\nAnswer:"
+    prompt = tokenizer(question, return_tensors="pt")
+    with A2SFConfig.from_pretrained("run").attach(model):
+        output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+    assert tokenizer.decode(output[0], skip_special_tokens=True).startswith(question)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.kills import kill_and_resume
+
+pytestmark = pytest.mark.long
 
 
 def test_killed_in_any_stage_and_resumed(tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.calls import run_here
 from tests.tuner.conftest import Finished
+from tuner import cli
 from tuner.search.storage import JOURNAL
+
+pytestmark = pytest.mark.long
 
 
 def command(finished: Finished, out: Path, *more: str) -> list[str]:
@@ -24,7 +28,7 @@ def command(finished: Finished, out: Path, *more: str) -> list[str]:
 
 
 def run(arguments: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=180, **how)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=1800, **how)
 
 
 def is_a_sentence(stderr: str) -> bool:
@@ -50,8 +54,8 @@ def test_a_file_that_may_not_grow_is_named_and_the_run_is_resumed(
     assert "run the same command again; every finished trial is kept" in full.stderr
     kept = (tmp_path / "run" / JOURNAL).read_bytes().count(b'"result"')
     assert kept > 0
-    again = run(arguments)
-    assert again.returncode == 0, again.stderr
+    code, _, stderr = run_here(cli.main, *arguments[3:], seconds=180)
+    assert code == 0, stderr
     assert (tmp_path / "run" / JOURNAL).read_bytes().count(b'"result"') == 24
 
 
@@ -63,7 +67,7 @@ def test_a_folder_that_is_removed_under_the_run_is_named(finished: Finished, tmp
         time.sleep(0.005)
     for _ in range(3):  # it may write while it is removed
         shutil.rmtree(folder, ignore_errors=True)
-    _, stderr = worker.communicate(timeout=180)
+    _, stderr = worker.communicate(timeout=1800)
     assert worker.returncode == 2, stderr
     assert is_a_sentence(stderr), stderr
     assert str(folder) in stderr

@@ -16,6 +16,8 @@ from tests.tuner.conftest import ROWS, Finished, Recorded
 from tuner.inputs.check import check
 from tuner.run import tune
 
+NOBODY = "http://127.0.0.1:9"
+
 
 def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
@@ -61,20 +63,25 @@ def test_another_seed_is_another_study(finished: Finished) -> None:
         tune(replace(finished.settings, seed=5))
 
 
-def test_a_precision_asks_for_as_many_report_samples_as_it_takes(finished: Finished, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def rough(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run that asks for little precision, and whose tracking server is not there."""
+    out = tmp_path_factory.mktemp("rough") / "run"
+    settings, watch = replace(finished.settings, precision=10_000.0, out=out, mlflow=NOBODY), Recorded()
+    return Finished(settings, tune(settings, watch=watch), watch)
+
+
+def test_a_precision_asks_for_as_many_report_samples_as_it_takes(rough: Finished) -> None:
     """Of the user's own data no more than there are; the fewest that a part may have where little is asked for."""
-    rough = tune(replace(finished.settings, precision=10_000.0, out=tmp_path / "rough"))
-    assert rough.evidence.samples.report == 2
-    assert rough.outcome.on_report.n_samples == 2
+    assert rough.result.evidence.samples.report == 2
+    assert rough.result.outcome.on_report.n_samples == 2
 
 
-def test_without_the_tracking_server_it_was_given_a_run_ends_well(finished: Finished, tmp_path: Path) -> None:
-    watch = Recorded()
-    nobody = "http://127.0.0.1:9"
-    result = tune(replace(finished.settings, out=tmp_path / "run", mlflow=nobody), watch=watch)
+def test_without_the_tracking_server_it_was_given_a_run_ends_well(rough: Finished) -> None:
+    result = rough.result
     assert (result.link, result.serve_command, result.evidence.mlflow_run_id) == ("", "", "")
     assert result.config.is_file()
-    told = [sentence for sentence in watch.said if nobody in sentence]
+    told = [sentence for sentence in rough.watch.said if NOBODY in sentence]
     assert len(told) == 2, told
     assert "The run goes on" in told[0]
     assert "lacks this result; the same command brings it up to date" in told[1]

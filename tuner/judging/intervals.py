@@ -99,8 +99,9 @@ def paired_interval(
     """
     paired = Paired.of(differences, contexts)
     unseen = paired.with_unseen(resolution)
-    low, _ = _bootstrap(unseen, seed)
-    _, high = _bootstrap(paired, seed)
+    low, high = _bootstrap(unseen, seed)
+    if unseen is not paired:
+        _, high = _bootstrap(paired, seed)
     low = max(low - resolution / unseen.n_contexts, paired.worst(resolution))
     return Interval(paired.mean, min(low, paired.mean), high)
 
@@ -138,8 +139,13 @@ def _bootstrap(paired: Paired, seed: int) -> tuple[float, float]:
     def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
         return sums.sum(axis) / counts.sum(axis)
 
+    def mean_of_alike(sums: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / paired.counts.sum()
+
+    alike = np.ptp(paired.counts) == 0  # then there is half as much to draw, with the same result
     result = stats.bootstrap(
-        (paired.sums, paired.counts), mean, paired=True, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
-        method="percentile", vectorized=True, rng=np.random.default_rng(seed),
+        (paired.sums,) if alike else (paired.sums, paired.counts), mean_of_alike if alike else mean, paired=not alike,
+        confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", vectorized=True,
+        rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from typing import Any
 
 from a2sf_core.errors import A2SFError
+from tests.calls import bounded, run_here
 
-SECONDS = 20
 SHARE = 1 if os.environ.get("A2SF_FUZZ") else 6
 """`make fuzz` runs all cases, `make test` every sixth."""
 
@@ -42,20 +37,10 @@ def command(name: str, *arguments: str) -> tuple[int, str, str]:
     """The command line in this process: exit code, stdout and stderr."""
     from tuner import cli
 
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["a2sf-tune", *arguments]
-    code = 0
     try:
-        with bounded(name), redirect_stdout(out), redirect_stderr(err):
-            cli.main()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        return run_here(cli.main, *arguments, name=name)
     except Exception as error:
         raise AssertionError(f"{name[:200]}: {type(error).__name__}: {str(error)[:300]}") from error
-    finally:
-        sys.argv = before
-    # transformers was told before it was imported here whether to draw bars, so that they may be among our lines.
-    return code, out.getvalue(), re.sub(r"\r[^\n]*\n", "", err.getvalue())
 
 
 def refused_or_done(name: str, *arguments: str) -> bool:
@@ -71,19 +56,3 @@ def refused_or_done(name: str, *arguments: str) -> bool:
         assert err.strip().endswith((".", "?", ")")), f"{name}: {err!r}"
     assert all(char.isprintable() or char in "\n\t" for char in out + err), f"{name}: escape codes: {out + err!r}"
     return False
-
-
-@contextmanager
-def bounded(name: str) -> Iterator[None]:
-    """Fail with the name of the case after 20 seconds."""
-
-    def ring(*_: Any) -> None:
-        raise AssertionError(f"{name}: more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.calls import run_here
 from tests.tuner.conftest import ROWS
+from tuner import cli
 from tuner.judging.validation import Validation
 
 COMMAND = [sys.executable, "-m", "tuner.cli", "validate"]
@@ -51,7 +53,7 @@ def test_the_verb_shows_prompt_parts_and_score(tmp_path: Path, small_model: Path
     (tmp_path / "lamps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "mine.yaml").write_text("include: knowledge.yaml\nmetric: exact_match\n")
     words = ["mine.yaml", "--data", "lamps.jsonl", "--model", str(small_model), "--device", "cpu"]
-    result = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "Parts     3 search, 2 select, 9 report samples (none cut, none left out)" in result.stdout
     assert "The lamp costs" in result.stdout
@@ -59,8 +61,8 @@ def test_the_verb_shows_prompt_parts_and_score(tmp_path: Path, small_model: Path
     assert len(list(tmp_path.iterdir())) == 2, "nothing is written"
 
 
-def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
-    result = subprocess.run([*COMMAND, "sumarisation"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2
-    assert "did you mean 'summarisation'?" in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_bad_input_is_one_sentence() -> None:
+    code, _, stderr = run_here(cli.main, "validate", "sumarisation")
+    assert code == 2
+    assert "did you mean 'summarisation'?" in stderr
+    assert stderr.count("\n") == 1

@@ -37,7 +37,7 @@ def test_it_reads_as_minutes_and_says_if_prompts_do_not_fit() -> None:
 def test_the_flag_says_what_can_be_proven_and_writes_nothing(tmp_path: Path) -> None:
     words = ["--task", "knowledge", "--check", "--device", "cpu", "--max-degradation", "0.1"]
     command = [sys.executable, "-m", "tuner.cli", *words]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     parts, power, time, memory = result.stdout.splitlines()
     assert parts == "Parts     128 search, 128 select, 1024 report samples"

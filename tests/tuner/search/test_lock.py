@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.calls import run_here
+from tuner import cli
 from tuner.search.lock import HOLDER, InUse, only_run_in
 
 HOLD = """
@@ -48,15 +50,16 @@ def test_the_second_is_refused_until_the_first_is_gone_however_it_went(
     assert not (folder / HOLDER).exists()
 
 
-def test_the_command_says_so_before_it_touches_the_study(tmp_path: Path) -> None:
-    with only_run_in(tmp_path / "run"):
-        before = sorted((tmp_path / "run").iterdir())
-        command = [sys.executable, "-m", "tuner.cli", "--task", "knowledge", "--trials", "1", "--out", "run"]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 2
-        assert f"in use by another run (process {os.getpid()})" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert sorted((tmp_path / "run").iterdir()) == before
+def test_the_command_says_so_before_it_touches_the_study(
+    tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted((tmp_path / "run").iterdir())
+    code, _, stderr = run_here(cli.main, "--task", "knowledge", "--trials", "1", "--out", "run", seconds=60)
+    assert code == 2
+    assert f"in use by another run (process {holder.pid})" in stderr
+    assert "Traceback" not in stderr
+    assert sorted((tmp_path / "run").iterdir()) == before
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:

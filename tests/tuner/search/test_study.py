@@ -23,6 +23,8 @@ from tuner.search.records import policy_from
 from tuner.search.space import Space
 from tuner.search.study import Plan, Study
 
+pytestmark = pytest.mark.long
+
 IDENTITY = {"model": "m", "data": "d"}
 SPACE = Space("bump", False, 3)
 N_BASELINES = len(SPACE.enqueued())

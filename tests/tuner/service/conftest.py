@@ -46,7 +46,7 @@ class Service:
         headers = given.pop("headers", {})
         if owner:
             headers = {"Authorization": f"Bearer {self.tokens[owner]}", **headers}
-        return httpx.request(method, self.url + path, headers=headers, timeout=60, **given)
+        return httpx.request(method, self.url + path, headers=headers, timeout=300, **given)
 
     def get(self, owner: str | None, path: str, **given: Any) -> httpx.Response:
         return self.ask(owner, "GET", path, **given)
@@ -82,14 +82,14 @@ def serving(data: Path, *options: str, owners: tuple[str, ...] = ("anna", "bert"
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(60)
+                process.wait(300)
             finally:
                 process.kill()
                 process.wait()
 
 
 def _until_it_answers(service: Service) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
             if service.get(None, "/healthz").status_code == 200:

@@ -17,6 +17,8 @@ from tests.tuner.conftest import ROWS, Finished
 
 from .conftest import Service
 
+pytestmark = pytest.mark.long
+
 GOOD: dict[str, Any] = {"task": "knowledge", "trials": 30, "max_degradation": 60}
 
 
@@ -178,7 +180,7 @@ def test_events_tell_the_state_and_every_change(service: Service, study: str) ->
     place = service.post("anna", "/v1/studies", GOOD).headers["Location"]
     seen = []
     headers = {"Authorization": f"Bearer {service.tokens['anna']}"}
-    with httpx.stream("GET", f"{service.url}{place}/events", headers=headers, timeout=30) as stream:
+    with httpx.stream("GET", f"{service.url}{place}/events", headers=headers, timeout=300) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 seen.append(json.loads(line[6:])["state"])

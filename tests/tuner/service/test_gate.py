@@ -103,12 +103,12 @@ def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
             b"POST /v1/samples?name=b.jsonl HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
             + f"Authorization: Bearer {service.tokens['bert']}\r\nContent-Length: 1000\r\n\r\nhalf".encode()
         )
-    for _ in range(100):
+    for _ in range(1200):
         if len(list((service.data / "samples").iterdir())) == there:
             break
         time.sleep(0.1)
     else:
-        pytest.fail("its folder is still there after ten seconds")
+        pytest.fail("its folder is still there after two minutes")
     assert service.get("bert", "/v1/samples").json() == []
 
 
@@ -123,7 +123,7 @@ def test_this_machine_needs_no_token_where_that_is_said_and_other_names_do(tmp_p
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tuner.cli", *words], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "tuner.cli", *words], capture_output=True, text=True, timeout=300)
 
 
 def test_tokens_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_bad_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
 
 def connected(service: Service) -> socket.socket:
     host, port = service.url.removeprefix("http://").split(":")
-    client = socket.create_connection((host, int(port)), timeout=20)
+    client = socket.create_connection((host, int(port)), timeout=300)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     return client
 

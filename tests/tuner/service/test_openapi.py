@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Service
 
+pytestmark = pytest.mark.long
+
 SETTINGS = """
 [generation]
 mode = "all"
@@ -53,7 +55,7 @@ def test_schemathesis_finds_nothing(
             "--request-timeout", "120", "--phases", phases, "--suppress-health-check", "all",
             "--generation-database", "none",
         ],
-        cwd=tmp_path, capture_output=True, text=True, timeout=900,
+        cwd=tmp_path, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
     assert re.search(r"(\d+) generated, \1 passed|No issues found", found.stdout), found.stdout[-3000:]

@@ -17,17 +17,20 @@ from .conftest import Service, plant, serving
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE = {"width": 390, "height": 844}
 PATIENCE = 600_000  # milliseconds: a worker starts, and runs a model
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+]
 
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory, finished: Finished) -> Iterator[tuple[Service, str]]:
     """A service with one worker, and Anna's finished study."""
     data = tmp_path_factory.mktemp("page") / "data"
-    with serving(data) as made:
-        study = plant(data, "anna", finished, "rooms <b>and</b> lamps")
-    with serving(data, "--workers", "1", owners=()) as service:
-        service.tokens.update(made.tokens)
+    data.mkdir()
+    study = plant(data, "anna", finished, "rooms <b>and</b> lamps")  # before a worker could take it up
+    with serving(data, "--workers", "1") as service:
         yield service, study
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POSTGRES = next((str(p.parent) for p in Path("/usr/lib/postgresql").glob("*/bin/initdb")), "") or str(
@@ -21,10 +22,12 @@ POSTGRES = next((str(p.parent) for p in Path("/usr/lib/postgresql").glob("*/bin/
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody listens on now, and that the system gives to nobody who asks for any."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("of a hundred ports not one is free")
 
 
 class Server:
@@ -64,8 +67,8 @@ def _is_open(port: int) -> bool:
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    """Until it answers, or it has ended, or two minutes are over."""
-    deadline = time.monotonic() + 120
+    """Until it answers, or it has ended, or ten minutes are over."""
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
@@ -87,7 +90,7 @@ class Postgres:
             self._become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
             shutil.chown(self._data, "nobody", "nogroup")
         command = [*self._become, f"{POSTGRES}/initdb", "-D", str(self._data), "-A", "trust", "-U", "a2sf"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=120)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=600)
 
     @property
     def address(self) -> str:
@@ -99,7 +102,7 @@ class Postgres:
             [*self._become, f"{POSTGRES}/postgres", *where, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"],
             stderr=subprocess.DEVNULL, cwd="/",
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while subprocess.run([f"{POSTGRES}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode:
             assert time.monotonic() < deadline
             assert self._process.poll() is None
@@ -109,7 +112,7 @@ class Postgres:
         """As a restart of the service does: whoever is connected is cut off."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(120)
         self._process = None
 
 

@@ -30,9 +30,9 @@ def database() -> Iterator[str]:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """One that was not started yet."""
     store = request.getfixturevalue("database") if HAS_POSTGRES else f"sqlite:///{tmp_path}/server.db"
     made = Server(tmp_path, store)
-    made.start()
     yield made
     made.stop()
 
@@ -60,7 +60,6 @@ def test_a_server_that_stops_in_the_middle_has_all_trials_in_the_end(
 ) -> None:
     """Started late, stopped in the middle, started again; the run never waits and says each once."""
     said: list[str] = []
-    server.stop()
     tracker = Tracker(tmp_path / "run", EXPERIMENT, "run", address=server.address, say=said.append)
     tracker.share_view("cache_fraction", "nll_increase", ["budget"])
     tracker.sync(make_trials(5))

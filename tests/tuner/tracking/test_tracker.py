@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,9 +23,11 @@ from urllib.request import url2pathname
 import pytest
 
 from a2sf_core import A2SFError
-from tests.tuner.tracking.servers import wait_for
+from tests.tuner.tracking.servers import free_port, wait_for
 from tuner.search.records import TrialRecord
 from tuner.tracking.tracker import Tracker
+
+pytestmark = pytest.mark.long
 
 CHROMIUM = shutil.which("chromium")
 EXPERIMENT, STUDY = "a2sf summarisation", 'it\'s a "study"'  # quotes would break a filter built from the name
@@ -346,9 +347,7 @@ def test_the_link_opens_on_both_charts_with_all_trials(
 
     tracker, trials = synced
     tracker.share_view("cache_fraction", "nll_increase", ["half_life_place", "budget"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             ["bash", "-c", tracker.serve_command(port)], stdout=log, stderr=log, start_new_session=True
@@ -361,9 +360,9 @@ def test_the_link_opens_on_both_charts_with_all_trials(
             outside: list[str] = []
             page.on("request", lambda request: outside.append(request.url))
             page.goto(tracker.link(port))
-            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=60_000)
-            page.wait_for_selector("text=Parallel Coordinates", timeout=60_000)
-            page.wait_for_selector("text=half_life_place", timeout=60_000)
+            page.wait_for_selector(".js-plotly-plot .scatterlayer .point", timeout=300_000)
+            page.wait_for_selector("text=Parallel Coordinates", timeout=300_000)
+            page.wait_for_selector("text=half_life_place", timeout=300_000)
             page.wait_for_timeout(1000)
             points = page.evaluate("document.querySelector('.js-plotly-plot').data[0].x.length")
             axes = page.locator("svg text.label, svg .label, svg .axis-title").all_inner_texts()

@@ -21,6 +21,8 @@ from tuner.service.tables import opened
 from tuner.workers.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Jobs, new_id
 from tuner.workers.words import STUDY, VALIDATION
 
+pytestmark = pytest.mark.long
+
 SHORT_LEASE = """
 import signal, sys
 from pathlib import Path
@@ -72,7 +74,7 @@ class Bench:
             process.kill()
             process.wait()
 
-    def until(self, happened: Callable[[], bool], seconds: float = 600) -> None:
+    def until(self, happened: Callable[[], bool], seconds: float = 1800) -> None:
         deadline = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < deadline, [job.__dict__ for job in self.jobs.newest("anna", STUDY, 9)]
@@ -108,7 +110,7 @@ def test_a_killed_workers_study_goes_on_where_it_was(bench: Bench) -> None:
         bench.until(lambda: bench.finished_trials(job) >= 3)
         first.kill()
         first.wait()
-    bench.until(lambda: not bench.processes_of(job), 60)  # what it had started ends with it
+    bench.until(lambda: not bench.processes_of(job), 300)  # what it had started ends with it
     before = [trial.number for trial in read_trials(bench.data / "studies" / job)]
     assert 3 <= len(before) <= TRIALS
     with bench.worker():
@@ -144,7 +146,7 @@ def test_ended_by_its_owner_by_sigterm_and_by_a_mistake(bench: Bench) -> None:
         bench.until(lambda: bench.get(wrong).has_ended)
         bench.until(lambda: bench.get(job).progress is not None)
         worker.terminate()
-        assert worker.wait(120) == 0
+        assert worker.wait(600) == 0
         assert bench.get(job).state == QUEUED
         assert bench.get(job).deaths == 0, "that was nobody's fault"
     with bench.worker():

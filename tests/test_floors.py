@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     {"choices", "printing", "schemas", "watch"}, {"settings", "database"}, {"inputs"}, {"measuring"}, {"search"},
-    {"judging", "tracking", "workers"}, {"alpha"}, {"reporting"}, {"run", "serving"}, {"options", "service"}, {"cli"},
+    {"judging", "tracking", "workers"}, {"alpha"}, {"reporting"}, {"job"}, {"run", "serving"}, {"options", "service"},
+    {"cli"},
 )  # fmt: skip
 """The rooms of `tuner` from the ground up; those that share a floor do not import each other."""
 LIGHT = (

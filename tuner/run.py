@@ -5,60 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.placement import layer_devices
 from a2sf_core.policy import Policy
-from a2sf_core.rules.base import ScoreRule
-from a2sf_core.shape import n_kv_heads
-from a2sf_core.switch import attach
 from tuner.alpha.model import alpha_example
 from tuner.alpha.regressor import Fitted, fit_around
 from tuner.choices import name_of
-from tuner.inputs.adapter import adapter_identity
 from tuner.inputs.check import Inputs, check
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.made_with import inputs_identity
-from tuner.inputs.models import max_tokens, model_of
-from tuner.inputs.power import Power
-from tuner.inputs.splits import Parts, encode_and_split, power_of, report_samples
-from tuner.inputs.tasks import Task
+from tuner.inputs.splits import power_of, report_samples
+from tuner.job import Job, open_job
 from tuner.judging.choice import Choice, choose
-from tuner.judging.contest import Contest
-from tuner.judging.grading import Grader
 from tuner.judging.intervals import samples_for
 from tuner.judging.proof import Outcome, prove
 from tuner.judging.validation import room_for
 from tuner.measuring.engine import Engine
-from tuner.measuring.memory import allowed_memory
 from tuner.measuring.rounding import must_run_attached
 from tuner.reporting.evidence import SampleCounts, gather
 from tuner.reporting.export import write_config
 from tuner.reporting.files import write
 from tuner.reporting.result import Result
-from tuner.search.dimensions import Dimensions
-from tuner.search.fleet import Fleet
 from tuner.search.learned_file import Lesson, kept_lesson
 from tuner.search.learning import LEARNED_FROM
-from tuner.search.lock import only_run_in
-from tuner.search.objectives import MEMORY, QUALITY, SIGNAL
 from tuner.search.profiles import kept_profile
 from tuner.search.records import TrialRecord
 from tuner.search.space import Space
 from tuner.search.storage import LEARNED_FILE
-from tuner.search.study import Plan, Study
-from tuner.search.warm_start import WarmStart, read_warm_start
+from tuner.search.study import Plan
 from tuner.settings import Settings
-from tuner.tracking.tracker import Tracker
 from tuner.watch import Progress, Silent, Watch
 
 SYNC_EVERY = 20
 """Trials between two visits to MLflow, so that a long study can be watched."""
-PARTS_HELD = 3
-"""Parts of the data that are held at once, and share the memory."""
 
 
 def tune(settings: Settings, inputs: Inputs | None = None, watch: Watch | None = None) -> Result:
@@ -74,73 +52,12 @@ def tune(settings: Settings, inputs: Inputs | None = None, watch: Watch | None =
         EndsElsewhere: where another worker of the same study has the last word.
     """
     with ExitStack() as until_the_end:
-        job = _read(settings, inputs or check(settings), watch or Silent(), until_the_end)
+        job = open_job(settings, inputs or check(settings), watch or Silent(), until_the_end)
         found = _search(job)
         with job.study.concluding():
             chosen = _choose(job, found)
             proven = _prove(job, found, chosen)
             return _report(job, found, proven)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is read and opened before anything is measured. `limit` is how many tokens the model takes."""
-
-    settings: Settings
-    task: Task
-    model: Any
-    tokenizer: Any
-    limit: int
-    parts: Parts[Encoded]
-    folder: Path
-    dimensions: Dimensions
-    identity: dict[str, str]
-    warm: WarmStart
-    study: Study
-    memory: int
-    grader: Grader
-    watch: Watch
-
-    @property
-    def n_kv_heads(self) -> int:
-        """KV heads of a layer of the model."""
-        return n_kv_heads(self.model.config.get_text_config())
-
-    @property
-    def power(self) -> Power:
-        """What the report samples at hand can prove."""
-        return power_of(self.parts, self.task, self.settings.max_degradation)
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """The study's page in MLflow, made when it is first asked for."""
-        names, run = {"task": self.task.name, "model": self.settings.model}, self.folder
-        tracker = Tracker(run, f"a2sf {self.task.name}", run.name, names, self.settings.mlflow, self.watch.say)
-        tracker.share_view(MEMORY, QUALITY, list(self.dimensions.ranges))
-        return tracker
-
-    def sync(self, records: Sequence[TrialRecord]) -> None:
-        """Bring MLflow up to date; of several workers the one that concludes does it, at the end."""
-        if self.settings.storage is None:
-            self.tracker.sync(records)
-
-    def contest(self, *engines: Engine) -> Contest:
-        """What contenders are held to on the samples of `engines`."""
-        return Contest(engines, self.grader, self.settings.max_degradation, self.settings.seed)
-
-    def engine(
-        self, name: str, part: Sequence[Encoded], own: Sequence[ScoreRule], learn_from: Sequence[float] = (),
-        attached: bool = False,
-    ) -> Engine:  # fmt: skip
-        """An engine that has read `part`, and knows the rules `own`, one for each layer, or can learn some.
-
-        `attached`: it measures by really running the attached model.
-        """
-        progress = self.watch.step(f"Reading {name} prompts")
-        return Engine(
-            self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
-            bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,44 +89,7 @@ class _Proven:
     attached: bool
 
 
-def _read(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: ExitStack) -> _Job:
-    """Load the model, encode and part the samples, hold the folder, open the study and its page in MLflow."""
-    task, samples = inputs.task, inputs.samples
-    watch.step(f"Loading {name_of(settings.model)}")
-    model, tokenizer = model_of(settings)
-    n_layers = model.config.get_text_config().num_hidden_layers
-    with attach(Policy.full(n_layers), model):
-        pass  # tries what cannot be served, before anything is written
-    limit = max_tokens(model, tokenizer)
-    parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
-    folder = settings.folder(task.name)
-    dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules)
-    identity = inputs_identity(model, tokenizer, task, samples)
-    if settings.adapter:
-        identity["adapter"] = adapter_identity(settings.adapter)
-    identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
-    warm = read_warm_start(settings.warm_start, identity)
-    memory = allowed_memory(settings.memory, layer_devices(model)) // PARTS_HELD
-    until_the_end.enter_context(only_run_in(folder))
-    fleet = None
-    if settings.storage:
-        fleet = Fleet(settings.storage, settings.study or settings.name(task.name), folder, identity, watch.say)
-        until_the_end.callback(fleet.close)
-    study = Study(folder, identity, settings.seed, fleet)
-    watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
-    grader = Grader.of(task, model, tokenizer)
-    job = _Job(
-        settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, memory, grader,
-        watch,
-    )  # fmt: skip
-    job.sync(study.records())
-    watch.say(str(job.power))
-    if warm.remark:
-        watch.say(warm.remark)
-    return job
-
-
-def _search(job: _Job) -> _Found:
+def _search(job: Job) -> _Found:
     """Read the search prompts, profile the layers and heads where the space asks for it, run the trials."""
     settings = job.settings
     path = job.folder / LEARNED_FILE
@@ -234,7 +114,7 @@ def _search(job: _Job) -> _Found:
     return _Found(engine, space, _run_trials(job, engine, space, plan, job.watch.step("Trials")))
 
 
-def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: Progress) -> list[TrialRecord]:
+def _run_trials(job: Job, engine: Engine, space: Space, plan: Plan, progress: Progress) -> list[TrialRecord]:
     """Run the trials and bring MLflow up to date, also when interrupted."""
 
     def on_trial(done: int) -> None:
@@ -251,7 +131,7 @@ def _run_trials(job: _Job, engine: Engine, space: Space, plan: Plan, progress: P
     return records
 
 
-def _choose(job: _Job, found: _Found) -> _Chosen:
+def _choose(job: Job, found: _Found) -> _Chosen:
     """Choose on search and select samples together, and how many others are to judge the choice."""
     settings = job.settings
     select = job.engine("select", job.parts.select, found.space.learned)
@@ -265,7 +145,7 @@ def _choose(job: _Job, found: _Found) -> _Chosen:
     return _Chosen(select, choice, report)
 
 
-def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
+def _prove(job: Job, found: _Found, chosen: _Chosen) -> _Proven:
     """Measure the choice on the report split, then fit the alpha regressor around what holds."""
     choice = chosen.choice
     rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
@@ -279,7 +159,7 @@ def _prove(job: _Job, found: _Found, chosen: _Chosen) -> _Proven:
     return _Proven(outcome, alpha, len(chosen.report), looks, attached)
 
 
-def _report(job: _Job, found: _Found, proven: _Proven) -> Result:
+def _report(job: Job, found: _Found, proven: _Proven) -> Result:
     """Write the policy, its evidence and the pictures, and put them into MLflow."""
     settings, parts, outcome, alpha = job.settings, job.parts, proven.outcome, proven.alpha
     job.watch.step("Writing the report")

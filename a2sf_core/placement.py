@@ -64,12 +64,13 @@ def local_heads(n_here: int, n_heads: int) -> range:
 
 
 def joined(own: bytes, model: Any) -> bytes:
-    """`own` of every process that shares `model`, one after the other, so that all decide alike."""
+    """`own`, as long in each, of every process that shares `model`, one after the other, so that all decide alike."""
     if n_processes(model) == 1:
         return own
-    found: list[Any] = [None] * n_processes(model)
-    distributed.all_gather_object(found, own)
-    return b"".join(found)
+    sent = torch.tensor(list(own), dtype=torch.uint8, device=input_device(model))  # [byte]; objects would be unpickled
+    found = [torch.empty_like(sent) for _ in range(n_processes(model))]
+    distributed.all_gather(found, sent)
+    return torch.cat(found).cpu().numpy().tobytes()
 
 
 def mean_of_processes(own: torch.Tensor, model: Any) -> torch.Tensor:

@@ -14,7 +14,6 @@ over budgets per layer, learned forgetting over the one half-life, and every oth
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +115,6 @@ class Lesson:
 
 def losses(model: Any, source: Source, lesson: Lesson, names: Sequence[str]) -> dict[tuple[str, float], np.ndarray]:
     """KL `[prompt]` of some of the lesson's policies on the prompts that `source` measures, by policy and budget."""
-    gc.collect()  # an engine is held by what it gave its store, and gigabytes with it
     engine = Engine(model, source.measure, ends=source.ends, own=lesson.rules)
     return {(name, budget): engine.evaluate(lesson.policies(budget)[name]).kl for budget in BUDGETS for name in names}
 
@@ -157,7 +155,6 @@ def main() -> None:
     sources = [Source.of(words, model, tokenizer, *given) for words in options.source]
     lessons: list[Lesson] = []
     for source in sources:
-        gc.collect()
         lessons.append(Lesson.of(source, model, limit, options.seed))
         console.print(f"{source.name}: profile of {lessons[-1].profile.kind}, half-life {lessons[-1].half_life:g}")
     table = Table(

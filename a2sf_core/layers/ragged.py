@@ -58,7 +58,9 @@ class RaggedLayer(PruningLayer):
         Raises:
             A2SFError: if there are as many budgets as neither the model's KV heads nor this process's part of them.
         """
-        self._part(self._policy.of_heads(local_heads(key_states.shape[1], len(self._policy.budgets))))
+        here = local_heads(key_states.shape[1], len(self._policy.budgets))
+        if len(here) < len(self._policy.budgets):
+            self._part(self._policy.of_heads(here))
         self.device, self.dtype = key_states.device, key_states.dtype
         self._heads = [_index(members, self.device) for _, members in self._members]
         for heads, part in self.groups():

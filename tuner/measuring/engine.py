@@ -24,6 +24,7 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
 from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
+from tuner.measuring.blocks import BlockReader
 from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room, tokens_at_once
 from tuner.measuring.own_text import OwnTexts
@@ -96,16 +97,16 @@ class Engine:
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
-        self._plan = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
-        self.n_blocks = len(self._plan)
-        self._rows = [np.concatenate(batches) for batches in self._plan]  # [sample of the block], per block
+        planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
+        self.n_blocks = len(planned)
+        self._rows = [np.concatenate(batches) for batches in planned]  # [sample of the block], per block
         self._measured: dict[tuple[int, Policy], Losses] = {}
         self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
-        self.bytes_per_token = 0
         count, total = itertools.count(1), len(self.samples) * (2 if ends else 1)
-        self._told = lambda: progress(next(count), total)
-        self._store = Store(self._read_block, self.n_blocks, room(memory, layer_devices(model)))
-        self._told = lambda: None  # a prompt that is read again is no news
+        blocks = BlockReader(self.reader, planned, self._own, lambda: progress(next(count), total))
+        self._store = Store(blocks.read, self.n_blocks, room(memory, layer_devices(model)))
+        self.bytes_per_token = blocks.bytes_per_token * n_processes(model)
+        blocks.told = lambda: None  # a prompt that is read again is no news
         progress(total, total)
 
     @property
@@ -262,12 +263,6 @@ class Engine:
         texts = zip(logits, batch.texts, strict=True)
         found = [TokenLosses.of(each, text, self.reader.head) for each, text in texts]
         return losses_of(found[0], found[1] if len(found) > 1 else None, share)
-
-    def _read_block(self, index: int) -> Block:
-        with enough_memory(f"reading {len(self._rows[index])} prompts"):
-            block = [self.reader.read(rows, self._told) for rows in self._plan[index]]
-            self.bytes_per_token = block[0].bytes_per_token * n_processes(self.model)
-            return self._own.judged(block, self._told) if self._own else block
 
 
 def by_gathering(policy: Policy) -> bool:

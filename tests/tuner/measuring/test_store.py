@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import fields
 
 import pytest
@@ -99,3 +101,16 @@ def test_bytes_are_those_of_the_tensors() -> None:
     answers += (2 * 97 + text.full.states.shape[1] * 2 * 32) * 4  # to make the log-probabilities again
     assert nbytes([batch]) == own + answers
     assert small.bytes_per_token == 3 * 2 * 2 * 8 * 4
+
+
+def test_an_engine_that_nobody_holds_is_let_go_of_at_once() -> None:
+    """Gigabytes of prompts would wait for a collector that counts objects, of which they are few."""
+    gc.disable()
+    try:
+        engine = Engine(tiny("llama"), samples(4))
+        engine.evaluate(Policy.full(engine.n_layers))
+        held = weakref.ref(engine)
+        del engine
+        assert held() is None
+    finally:
+        gc.enable()

@@ -25,13 +25,12 @@ def read_device_map(given: str, device: str = "auto") -> DeviceMap:
     """
     if device != "auto":
         raise A2SFError(f"--device {device} and --device-map {given} both place the model; leave one of them out.")
-    check_installed("--device-map", ("accelerate",), "large")
-    if given.endswith(".json"):
-        return _from_file(Path(given))
-    if given not in DEVICE_MAPS:
+    if not given.endswith(".json") and given not in DEVICE_MAPS:
         hint = did_you_mean(given, DEVICE_MAPS, f"expected one of {', '.join(DEVICE_MAPS)}, or a .json file.")
         raise A2SFError(f"--device-map is {given!r}; {hint}")
-    return given
+    found = _from_file(Path(given)) if given.endswith(".json") else given
+    check_installed("--device-map", ("accelerate",), "large")  # last: a slip is worth knowing before an installation
+    return found
 
 
 def _from_file(path: Path) -> DeviceMap:

@@ -129,7 +129,8 @@ def measure(model: Any, samples: Sequence[Encoded], n: int, options: argparse.Na
         engine = None  # one of them at a time in memory
         spent, engine = timed(lambda: Engine(model, samples))
         times["read"].append(spent)
-        stock = Stock(model, samples, [[batch.samples for batch in block] for block in engine.blocks()])
+        [planned] = engine.everywhere(lambda holder: list(holder.portion.blocks.values()))
+        stock = Stock(model, samples, planned)
         times["re-read"].append(timed(stock.re_read)[0])
         for part in (some[::2], some[1::2]):
             times["floor"].append(timed(stock.floor)[0])

@@ -39,7 +39,7 @@ from tuner.search.allocation import as_share
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
-from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.search.rereading import MOST_PROMPTS, TwiceReader, measure_reconstruction
 from tuner.watch import silent
 
 TASK = Path(__file__).parent.parent / "studies" / "real" / "knowledge-chat.yaml"
@@ -145,7 +145,7 @@ def main() -> None:
     learn, measure = rest[: options.learn], rest[options.learn :]
     ends = Grader.of(task, model, tokenizer).ends
     began = time.monotonic()
-    reread = measure_reconstruction(model, twice, range(len(twice)), limit, Part(), silent)
+    reread = measure_reconstruction(TwiceReader.of(model), twice, range(len(twice)), limit, Part(), silent)
     looked = time.monotonic()
     teacher = Engine(model, learn, ends=ends, learn_from=LEARNED_FROM)
     taught = time.monotonic()

@@ -78,10 +78,11 @@ def trial(model: Any, tokenizer: Any, repeats: int) -> tuple[dict[str, float], d
     samples = encode(bundled_samples(task.samples, SAMPLES), tokenizer, task, max_tokens(model, tokenizer))
     engine = Engine(model, list(samples), ends=grader.ends)
     policies = iter(Policy.h2o(engine.n_layers, BUDGET + 0.001 * i) for i in range(10**6))
-    bytes_held = {"held": sum(map(nbytes, engine.blocks()))}
+    [holder] = engine.everywhere(lambda holder: holder)
+    bytes_held = {"held": sum(nbytes(block) for _, block in holder.blocks())}
     whole = fastest([lambda: engine.evaluate(next(policies))], repeats)
-    engine._store.change(lambda block: [batch.lighter() for batch in block])
-    bytes_held["made again"] = sum(map(nbytes, engine.blocks()))
+    holder.lighten()
+    bytes_held["made again"] = sum(nbytes(block) for _, block in holder.blocks())
     light = fastest([lambda: engine.evaluate(next(policies))], repeats)
     return {"held": whole[0][1], "made again": light[0][1]}, bytes_held
 

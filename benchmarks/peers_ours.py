@@ -32,7 +32,7 @@ from tuner.measuring.engine import Engine
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import Reconstruction
-from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.search.rereading import MOST_PROMPTS, TwiceReader, measure_reconstruction
 from tuner.watch import silent
 
 NEAR = 0.02
@@ -82,7 +82,7 @@ def profile_of(model: Any, tokenizer: Any, tune: Sequence[Encoded], file: Path) 
     file.parent.mkdir(parents=True, exist_ok=True)
     limit = max_tokens(model, tokenizer)
     part = Part(file.with_name(f"{file.name}-{name_of(some[0])}.json"))
-    return measure_reconstruction(model, some, range(len(some)), limit, part, silent).profile
+    return measure_reconstruction(TwiceReader.of(model), some, range(len(some)), limit, part, silent).profile
 
 
 def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: str) -> list[Arm]:

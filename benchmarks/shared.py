@@ -33,7 +33,7 @@ from tuner.judging.intervals import paired_interval
 from tuner.measuring.engine import Engine
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
-from tuner.search.rereading import MOST_PROMPTS, measure_reconstruction
+from tuner.search.rereading import MOST_PROMPTS, TwiceReader, measure_reconstruction
 from tuner.watch import silent
 
 BUDGETS = (0.1, 0.2, 0.4)
@@ -53,7 +53,7 @@ def methods(budget: float, n_layers: int, profile: Reconstruction) -> dict[str, 
 
 def compare(model: Any, learn: Sequence[Encoded], measure: Sequence[Encoded], cut: str, table: Table) -> Policy:
     """Rows of KL with one cut; the policy of budgets per head and half-life 256 at `SAVED_AT`."""
-    reread = measure_reconstruction(model, learn, range(len(learn)), 10**6, Part(), silent)
+    reread = measure_reconstruction(TwiceReader.of(model), learn, range(len(learn)), 10**6, Part(), silent)
     engine = Engine(model, measure)
     for budget in BUDGETS:
         for name, policy in methods(budget, engine.n_layers, reread.profile).items():

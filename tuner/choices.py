@@ -26,6 +26,8 @@ TRACKING = ("http", "https", "postgresql", "mysql", "mssql", "sqlite")
 DATABASE_VARIABLE, TOKEN_VARIABLE = "A2SF_SERVICE_DATABASE", "A2SF_SERVE_TOKEN"
 STORAGE_VARIABLE = "A2SF_STUDY_DATABASE"
 """Secrets in the environment: the service's database, the token of `a2sf-serve`, the database of `--storage`."""
+RAY_LOCAL = "local"
+"""Address of a Ray that is started for the run, on this machine."""
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways of accelerate to spread a model's weights."""
 SAMPLERS = ("tpe", "tpe-univariate", "nsga2", "gp", "random")

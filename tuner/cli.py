@@ -12,6 +12,7 @@ import typer
 from a2sf_core.errors import A2SFError
 from tuner.choices import DEFAULT_RULES, RULES, check_choice
 from tuner.options import (
+    Actors,
     Adapter,
     Check,
     Columns,
@@ -28,6 +29,7 @@ from tuner.options import (
     Model,
     Patience,
     Precision,
+    Ray,
     StorageAddress,
     WarmStart,
 )
@@ -94,6 +96,8 @@ def tune(
     device_map: DeviceMap = None,
     storage: StorageAddress = None,
     study: Annotated[str | None, typer.Option(help="Name of the study in --storage; default TASK-MODEL.")] = None,
+    ray: Ray = None,
+    actors: Actors = None,
     check: Check = False,
 ) -> None:
     """Tune; the same command resumes a run that was interrupted."""
@@ -109,6 +113,7 @@ def tune(
         family=family, per_head=per_head, rules=tuple(rule or DEFAULT_RULES), sampler=sampler,
         memory=memory, warm_start=tuple(warm_start or ()), patience=patience, precision=precision, mlflow=mlflow,
         cut=cut, adapter=adapter, device_map=device_map, storage=storage, study=study,
+        ray=ray, actors=actors,
     )  # fmt: skip
     if check:
         from tuner.inputs.check import check as read

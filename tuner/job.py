@@ -25,7 +25,9 @@ from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.inputs.tasks import Task
 from tuner.judging.contest import Contest
 from tuner.judging.grading import Grader
+from tuner.measuring.actors import Actors
 from tuner.measuring.engine import Engine
+from tuner.measuring.holders import Here
 from tuner.measuring.memory import allowed_memory
 from tuner.search.dimensions import Dimensions
 from tuner.search.fleet import Fleet
@@ -60,6 +62,7 @@ class Job:
     memory: int
     grader: Grader
     watch: Watch
+    actors: Actors | None
 
     @property
     def n_kv_heads(self) -> int:
@@ -100,6 +103,7 @@ class Job:
         return Engine(
             self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
             bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
+            hold=self.actors.hold if self.actors else Here,
         )  # fmt: skip
 
 
@@ -130,11 +134,16 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
         fleet = Fleet(settings.storage, settings.study or settings.name(task.name), folder, identity, watch.say)
         until_the_end.callback(fleet.close)
     study = Study(folder, identity, settings.seed, fleet)
+    actors = None
+    if settings.ray:
+        watch.step("Starting Ray actors")
+        actors = Actors(settings, PARTS_HELD, watch.say)
+        until_the_end.callback(actors.close)
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader.of(task, model, tokenizer)
     job = Job(
         settings, task, model, tokenizer, limit, parts, folder, dimensions, identity, warm, study, memory, grader,
-        watch,
+        watch, actors,
     )  # fmt: skip
     job.sync(study.records())
     watch.say(str(job.power))

@@ -54,4 +54,12 @@ DeviceMap = Annotated[
     typer.Option(help="Spread the weights: auto, balanced, balanced_low_0, sequential, or a .json file from modules to "
                       "devices, cpu or disk. Instead of --device."),
 ]  # fmt: skip
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Share the samples out among actors of a Ray cluster: its address, or 'local' for processes of "
+                      "this machine."),
+]  # fmt: skip
+Actors = Annotated[
+    int | None, typer.Option(help="How many for --ray; default: one for each GPU, or for each machine, at least 2.")
+]
 Check = Annotated[bool, typer.Option("--check", help="Say what the run can prove and what it takes; run nothing.")]

@@ -38,6 +38,8 @@ class Settings:
     device_map: str | None = None
     storage: str | None = field(default=None, repr=False)  # it may hold a password
     study: str | None = None
+    ray: str | None = None
+    actors: int | None = None
 
     def name(self, task: str) -> str:
         """What the run is called if it has no name: after task and model."""

@@ -24,8 +24,12 @@ class Count:
         """`items`, each of them done once the next one is asked for."""
         for item in items:
             yield item
-            self._done += 1
-            self._progress(min(self._done, self._total), self._total)
+            self.one()
+
+    def one(self) -> None:
+        """One more is done."""
+        self._done += 1
+        self._progress(min(self._done, self._total), self._total)
 
     def skip(self, pieces: int) -> None:
         """So many need not be done."""

@@ -23,6 +23,7 @@ from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
 from benchmarks.peers_written import compared, write
+from tests.tuner.models import holder_of
 from tuner.choices import REFERENCE
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.greedy import end_tokens
@@ -106,7 +107,7 @@ def test_a_policy_with_a_rule_for_each_layer_is_ranked_by_its_own(
         keep = OnePrompt(reference[0], asked, asked.answer_ids).policies_keep({"plain": policy, "mixed": mixed})
     engine = Engine(reference[0], [asked], bank=[layer.rule for layer in mixed.layers] + [Decay(16.0)])
     for name, each in (("plain", policy), ("mixed", mixed)):
-        [(_, expected)] = engine.batches(each)
+        [(_, expected)] = holder_of(engine).batches(each)
         assert all(map(torch.equal, keep[name], expected))
 
 

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, MistralConfig, OPTConfig
 
 from tuner.inputs.encoding import Encoded
+from tuner.measuring.engine import Engine
+from tuner.measuring.holder import Holder
 
 VOCABULARY = 97
 GROUPED = {"llama": LlamaConfig, "mistral": MistralConfig, "granite": GraniteConfig}
@@ -37,3 +39,9 @@ def samples(count: int, longest: int = 60) -> list[Encoded]:
         Encoded(f"s{i}", ids(rng.randint(12, longest)), ids(rng.randint(1, 6)), f"answer {i}", False, f"s{i}")
         for i in range(count)
     ]
+
+
+def holder_of(engine: Engine) -> Holder:
+    """What holds the prompts of an engine of one process."""
+    [holder] = engine.everywhere(lambda holder: holder)
+    return holder

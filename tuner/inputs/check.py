@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.fields import did_you_mean
 from studies.samples import Sample, bundled_samples
-from tuner.choices import FAMILIES, LEARNED, RULES, SAMPLERS, check_choice, parse_bytes, tracking_address
+from tuner.choices import (
+    FAMILIES,
+    LEARNED,
+    RAY_LOCAL,
+    RULES,
+    SAMPLERS,
+    check_choice,
+    check_installed,
+    parse_bytes,
+    tracking_address,
+)
 from tuner.inputs.adapter import check_adapter
 from tuner.inputs.data import load_samples
 from tuner.inputs.device_map import read_device_map
@@ -19,6 +31,7 @@ from tuner.settings import Settings
 
 MOST_TRIALS = 1_000_000
 LONGEST_NAME = 200
+MOST_ACTORS = 1000
 FINEST = 0.001
 """Percentage points; half of that would take some hundred million samples."""
 
@@ -67,6 +80,7 @@ def check(settings: Settings) -> Inputs:
     if settings.rules == (LEARNED,):
         raise A2SFError(f"--rule {LEARNED} needs another rule beside it, which serves where learning does not win.")
     check_storage(settings)
+    check_ray(settings)
     if settings.memory is not None:
         parse_bytes(settings.memory)
     tracking_address(settings.mlflow)
@@ -98,6 +112,22 @@ def check(settings: Settings) -> Inputs:
             text_score(metric, sample.answer, sample)
     local_folder(settings.model)
     return Inputs(task, samples)
+
+
+def check_ray(settings: Settings) -> None:
+    """Raise A2SFError if --ray is asked for in a way that cannot be, or without the package."""
+    if settings.ray is None:
+        if settings.actors is not None:
+            raise A2SFError("--actors is how many share the samples; say where with --ray local or an address.")
+        return
+    if settings.actors is not None and not 1 <= settings.actors <= MOST_ACTORS:
+        raise A2SFError(f"--actors is {settings.actors}; expected 1 to {MOST_ACTORS}.")
+    if settings.ray != RAY_LOCAL and not re.fullmatch(r"(ray://)?[\w.\-\[\]:]*[\w\]]:\d{1,5}|auto", settings.ray):
+        hint = did_you_mean(settings.ray, (RAY_LOCAL, "auto"), f"expected {RAY_LOCAL}, auto, or HOST:PORT.")
+        raise A2SFError(f"--ray is {settings.ray!r}; {hint}")
+    if ":" in settings.device:
+        raise A2SFError(f"--device {settings.device} is one GPU, and with --ray every actor has its own; leave it out.")
+    check_installed("--ray", ("ray",), "ray")
 
 
 def check_storage(settings: Settings) -> None:

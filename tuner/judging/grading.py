@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -44,7 +45,7 @@ class Grader:
         self.metric = find_metric(metric)
         self._model, self._tokenizer = model, tokenizer
         self._max_new_tokens, self._stop = max_new_tokens, tuple(stop)
-        stopped = self._has_stop if stop else None
+        stopped = HasStop(tokenizer, self._stop) if stop else None
         self.ends = Ends(max_new_tokens, frozenset(end_tokens(model, tokenizer)), stopped)
         self._writers: dict[Engine, Writer] = {}
         self._texts: dict[tuple[Engine, Policy], list[str]] = {}
@@ -92,9 +93,6 @@ class Grader:
         if engine not in self._writers:
             self._writers[engine] = Writer(engine, self.ends)
         return self._writers[engine]
-
-    def _has_stop(self, tokens: Sequence[int]) -> bool:
-        return _has_stop(self._tokenizer, tokens, self._stop)
 
 
 @torch.no_grad()
@@ -147,17 +145,24 @@ class Stopped(StoppingCriteria):
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
-        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+        self._has_stop, self._start = HasStop(tokenizer, tuple(stop)), start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
         # After a stop nothing but padding follows in its row.
-        found = [_has_stop(self._tokenizer, row[self._start :], self._stop) for row in input_ids]
+        found = [self._has_stop(row[self._start :]) for row in input_ids]
         return torch.tensor(found, device=input_ids.device)
 
 
-def _has_stop(tokenizer: Any, tokens: Sequence[int] | torch.Tensor, stop: Sequence[str]) -> bool:
-    text = tokenizer.decode(tokens)  # with special tokens, so that one of them may be a stop
-    return any(each in text for each in stop)
+@dataclass(frozen=True)
+class HasStop:
+    """True for tokens whose text holds one of `stop`."""
+
+    tokenizer: Any
+    stop: tuple[str, ...]
+
+    def __call__(self, tokens: Sequence[int] | torch.Tensor) -> bool:
+        text = self.tokenizer.decode(tokens)  # with special tokens, so that one of them may be a stop
+        return any(each in text for each in self.stop)
 
 
 def _text(tokenizer: Any, tokens: Sequence[int] | torch.Tensor, stop: Sequence[str]) -> str:

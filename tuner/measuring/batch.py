@@ -185,7 +185,9 @@ def _order(scores: torch.Tensor, missing: int) -> torch.Tensor:
 
 
 def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequence[float]) -> PromptBatch:
-    """`batch` with the orders of one rule more for each layer; `half_lives` are those of the sums held, which go."""
+    """`batch` with the orders of one rule more for each layer, if there are any; the sums held, of `half_lives`, go."""
+    if not own:
+        return replace(batch, layers=[replace(layer, sums=layer.sums[:0].clone()) for layer in batch.layers])
     layers = []
     for rule, layer in zip(own, batch.layers, strict=True):
         orders = []

@@ -1,4 +1,4 @@
-"""How a block of prompts is read. It knows nothing of the engine, so that an engine that nobody holds is let go of."""
+"""How a block of prompts is read. It knows nothing of the holder, so that a holder that nobody needs is let go of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from tuner.measuring.memory import enough_memory
 from tuner.measuring.own_text import OwnTexts
 from tuner.measuring.reading import Reader
 from tuner.measuring.store import Block
+
+Told = Callable[[], None]
+"""Called for each piece of long work that is done."""
+
+
+def nobody() -> None:
+    """A `Told` that nobody listens to."""
 
 
 class BlockReader:
@@ -22,9 +29,7 @@ class BlockReader:
         bytes_per_token: keys and values of one token over all layers here, uncut; 0 before the first block.
     """
 
-    def __init__(
-        self, reader: Reader, plan: Sequence[Sequence[list[int]]], own: OwnTexts | None, told: Callable[[], None]
-    ) -> None:
+    def __init__(self, reader: Reader, plan: Sequence[Sequence[list[int]]], own: OwnTexts | None, told: Told) -> None:
         self._reader, self._plan, self._own, self.told = reader, plan, own, told
         self.bytes_per_token = 0
 

@@ -12,14 +12,23 @@ from a2sf_core.policy import Policy
 from tuner.measuring.answers import answering
 from tuner.measuring.batch import pad
 from tuner.measuring.engine import Engine
+from tuner.measuring.holder import Holder
+
+
+def log_likelihoods(engine: Engine, policy: Policy, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Sum of the log-probabilities of the tokens of `texts`, one per sample of `engine`: float64 `[sample]`, nats."""
+    found = np.zeros(len(texts))
+    for rows, sums in engine.everywhere(_log_likelihoods, policy, texts):
+        found[rows] = sums
+    return found
 
 
 @torch.no_grad()
-def log_likelihoods(engine: Engine, policy: Policy, texts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Sum of the log-probabilities of the tokens of `texts`, one per sample of `engine`: float64 `[sample]`, nats."""
-    found, reader, gathers = np.zeros(len(texts)), engine.reader, engine.gathers(policy)
-    with answering(engine.model) if gathers else nullcontext():
-        for batch, keep in engine.batches(policy):
+def _log_likelihoods(holder: Holder, policy: Policy, texts: Sequence[Sequence[int]]) -> tuple[list[int], list[float]]:
+    """The samples that are held here, and the sums of their texts."""
+    rows, sums, reader, gathers = [], [], holder.reader, holder.gathers(policy)
+    with answering(holder.model) if gathers else nullcontext():
+        for batch, keep in holder.batches(policy):
             ids, valid = pad([texts[row] for row in batch.samples], batch.mask.device, left=False)
             logits = (
                 reader.follow(batch, keep, ids, valid)
@@ -27,8 +36,9 @@ def log_likelihoods(engine: Engine, policy: Policy, texts: Sequence[Sequence[int
                 else reader.follow_attached(batch, policy, ids, valid)[0]
             )  # [batch, token, vocab]
             log_probs = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]  # [batch, token]
-            found[batch.samples] = (log_probs.double() * valid).sum(-1).cpu().numpy()
-    return found
+            rows += batch.samples
+            sums += (log_probs.double() * valid).sum(-1).tolist()
+    return rows, sums
 
 
 def right_choices(engine: Engine, policy: Policy) -> np.ndarray:

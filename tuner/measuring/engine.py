@@ -1,45 +1,44 @@
 """Each prompt is read once; a trial gathers the kept keys and values and runs the model over the answers only.
 
-With `evict: prefill` the prompt's keys, values and attention do not depend on the policy. The
-engine stores, per layer, score rule and KV head, the order of the tokens by score; any budget is a prefix of it.
+With `evict: prefill` the prompt's keys, values and attention do not depend on the policy. A holder
+stores, per layer, score rule and KV head, the order of the tokens by score; any budget is a prefix of it.
 Policies that evict while the prompt is read (`chunk`, `step`) are measured by really running them.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.placement import joined, layer_devices, mean_of_processes, n_processes
+from a2sf_core.placement import n_processes
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.position import Position
 from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
-from tuner.measuring.answers import answering
 from tuner.measuring.bank import BANK, Bank
-from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
-from tuner.measuring.blocks import BlockReader
-from tuner.measuring.losses import Losses, Seen, TokenLosses, losses_of
-from tuner.measuring.memory import enough_memory, room, tokens_at_once
-from tuner.measuring.own_text import OwnTexts
+from tuner.measuring.blocks import Told, nobody
+from tuner.measuring.holder import Holder, by_gathering
+from tuner.measuring.holders import Here, Hold
+from tuner.measuring.losses import Losses, Seen
+from tuner.measuring.memory import tokens_at_once
 from tuner.measuring.plan import plan
-from tuner.measuring.reading import Reader
-from tuner.measuring.store import Block, Store
+from tuner.measuring.portion import Portion
 from tuner.measuring.texts import Ends, Text
-from tuner.watch import Progress
+from tuner.watch import Count, Progress
+
+Found = TypeVar("Found")
 
 
 class Engine:
-    """Measures policies on a fixed list of samples, block by block.
+    """Measures policies on a fixed list of samples, block by block, wherever these are held.
 
-    Figures do not depend on `memory`: bit for bit on a CPU; on a GPU up to what its kernels vary from run to run when
-    a prompt is read again (scores that tie to the last digit may then rank the other way).
+    Figures do not depend on `memory` or on who holds the prompts: bit for bit on a CPU; on a GPU up to what its kernels
+    vary from run to run when a prompt is read again (scores that tie to the last digit may then rank the other way).
 
     Args:
         model: a transformers decoder in eval mode; it stays on its device.
@@ -55,17 +54,20 @@ class Engine:
         own: one rule more for each layer, or none.
         learn_from: half-lives in the bank whose sums are held, so that `learn` can bring such rules later.
         attached: measure every policy by really running it, for models whose figures hang on how tokens are read.
+        hold: who holds the prompts; this process, if nobody else is named.
 
     Raises:
         A2SFError: if memory runs out, or is limited for a model that several processes share: each would decide for
             itself what to read again, and the others would wait for it.
 
     Attributes:
-        reader: what runs the model.
+        holders: who holds the prompts.
+        bank: the rules that policies may have.
         passes: how often a block was really run under a policy.
         n_blocks: how many blocks there are.
         n_kv_heads: KV heads of a layer.
         bytes_per_token: bytes of one token's keys and values over all layers, uncut.
+        recomputes: True if some prompts are read again for every `race`: it pays to race many policies at once then.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Engine:
         own: Sequence[ScoreRule] = (),
         learn_from: Sequence[float] = (),
         attached: bool = False,
+        hold: Hold = Here,
     ) -> None:
         if memory is not None and n_processes(model) > 1:
             raise A2SFError("an engine of a model that several processes share takes no limit of memory.")
@@ -92,45 +95,42 @@ class Engine:
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
         whole = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
-        self.reader = Reader(model, self.samples, Bank(whole, tuple(own)), learn_from)
-        self._own = OwnTexts(self.reader, self.samples, ends) if ends else None
+        self.bank, self._ends = Bank(whole, tuple(own)), ends
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
         planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(planned)
-        self._rows = [np.concatenate(batches) for batches in planned]  # [sample of the block], per block
+        portion = Portion(
+            self.samples, dict(enumerate(planned)), self.bank, tuple(learn_from), ends, memory, attached
+        )  # fmt: skip
+        self._rows = [np.array(portion.rows(index)) for index in range(self.n_blocks)]  # [sample of the block], each
         self._measured: dict[tuple[int, Policy], Losses] = {}
-        self._by_kept_tokens: dict[tuple[int, bytes], Losses] = {}
-        count, total = itertools.count(1), len(self.samples) * (2 if ends else 1)
-        blocks = BlockReader(self.reader, planned, self._own, lambda: progress(next(count), total))
-        self._store = Store(blocks.read, self.n_blocks, room(memory, layer_devices(model)))
-        self.bytes_per_token = blocks.bytes_per_token * n_processes(model)
-        blocks.told = lambda: None  # a prompt that is read again is no news
-        progress(total, total)
+        count = Count(progress, len(self.samples) * (2 if ends else 1))
+        self.holders = hold(model, portion, count.one)
+        held = self.everywhere(_how_held)
+        self.recomputes = any(again for again, _ in held)
+        self.bytes_per_token = max(n_bytes for _, n_bytes in held)
+        count.close()
 
-    @property
-    def recomputes(self) -> bool:
-        """True if some prompts are read again for every `race`: it pays to race many policies at once then."""
-        return self._store.recomputes
+    def everywhere(self, what: Callable[..., Found], *given: Any, told: Told = nobody) -> list[Found]:
+        """What `what(holder, *given)` finds at each holder; see `Holders.run`."""
+        return list(self.holders.run(what, dict.fromkeys(range(self.holders.count), given), told).values())
+
+    def somewhere(self, what: Callable[..., Found], *given: Any, told: Told = nobody) -> Found:
+        """What `what(holder, *given)` finds at one of the holders, for what asks for the model alone."""
+        return self.holders.run(what, {0: given}, told)[0]
 
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """Know one rule more for each layer, of the half-lives in `learn_from`; the sums that were held go."""
-        half_lives = self.reader.learn(own)
-        self._store.change(lambda block: [with_rules(batch, own, half_lives) for batch in block])
-
-    def blocks(self) -> Iterator[Block]:
-        """All prompts, block by block, as they are held."""
-        return map(self._store.load, range(self.n_blocks))
+        self.bank = replace(self.bank, own=tuple(own))
+        self.holders.learn(tuple(own))
 
     def own_texts(self, ends: Ends) -> dict[int, Text]:
         """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
-        if self._own is None or self._own.ends != ends:
+        if self._ends is None or self._ends != ends:
             return {}
-        for index in range(self._store.n_stored, self.n_blocks):
-            if not self._own.known.keys() >= set(self._rows[index].tolist()):
-                self._store.load(index)  # what no memory was left for was not read yet
-        return self._own.known
+        return {row: text for found in self.everywhere(Holder.own_texts) for row, text in found.items()}
 
     def evaluate(self, policy: Policy) -> Losses:
         """Losses of `policy` on every sample; policies that keep the same tokens are computed once.
@@ -144,23 +144,13 @@ class Engine:
         """`policy` on the first `n_blocks` blocks only, which are a random part of the samples."""
         return self._race([policy], None, min(max(1, n_blocks), self.n_blocks))[0]
 
-    def batches(
-        self, policy: Policy, rows: Collection[int] | None = None
-    ) -> Iterator[tuple[PromptBatch, list[torch.Tensor]]]:
-        """Every batch that holds one of the samples `rows` (None: all), with what `policy` keeps of it.
-
-        That is bool `[batch, kv_head, key]` per layer.
-        """
+    def evaluate_directly(self, policy: Policy) -> Losses:
+        """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
         self._check(policy)
-        wanted = None if rows is None else set(rows)
-        for index, held in enumerate(self._rows):
-            if wanted is not None and wanted.isdisjoint(held.tolist()):
-                continue
-            with enough_memory(f"reading {len(held)} prompts"):
-                block = self._store.load(index)
-            for batch in block:
-                if wanted is None or not wanted.isdisjoint(batch.samples):
-                    yield batch, keep_masks(batch, policy, self.reader.bank)
+        parts = {index: losses for found in self.everywhere(Holder.measure_directly, policy)
+                 for index, losses in found.items()}  # fmt: skip
+        in_order = [parts[index] for index in range(self.n_blocks)]
+        return Losses.join(in_order, np.argsort(np.concatenate(self._rows)))
 
     def gathers(self, policy: Policy) -> bool:
         """True if `policy` is measured over what is picked from the prompts as read, False if by really running it."""
@@ -193,13 +183,27 @@ class Engine:
         seen: dict[int, Seen] = {}
         alive = list(range(len(policies)))
         for block in range(n_blocks):
-            self._measure_block(block, [policies[i] for i in alive])
+            if block % self.holders.count == 0:  # the next blocks, one at each holder, whoever is dropped meanwhile
+                side_by_side = range(block, min(block + self.holders.count, n_blocks))
+                self._measure(side_by_side, [policies[i] for i in alive])
             is_last = block + 1 == n_blocks
             if is_last or is_hopeless is not None:
                 seen |= {i: self._seen(policies[i], block + 1) for i in alive}
             if is_hopeless is not None and not is_last:
                 alive = [i for i in alive if not is_hopeless(i, seen[i])]
         return [seen[i] for i in range(len(policies))]
+
+    def _measure(self, blocks: Sequence[int], policies: Sequence[Policy]) -> None:
+        """Know the losses of `policies` on `blocks`, of which each holder has one; known ones are not asked for."""
+        unknown = {}
+        for index in blocks:
+            new = [policy for policy in dict.fromkeys(policies) if (index, policy) not in self._measured]
+            if new:
+                unknown[index % self.holders.count] = (index, new)
+        for place, (found, passes) in self.holders.run(Holder.measure, unknown).items():
+            index, new = unknown[place]
+            self._measured |= {(index, policy): losses for policy, losses in zip(new, found, strict=True)}
+            self.passes += passes
 
     def _seen(self, policy: Policy, n_blocks: int) -> Seen:
         rows = np.concatenate(self._rows[:n_blocks])
@@ -210,65 +214,11 @@ class Engine:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
         for index, layer in enumerate(policy.layers) if self.gathers(policy) else ():
-            self.reader.bank.place(index, layer)
+            self.bank.place(index, layer)
             if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
-    def _measure_block(self, index: int, policies: Sequence[Policy]) -> None:
-        """Fill the cache for `policies` on one block, which is loaded only if some of them are not known yet."""
-        unknown = [policy for policy in dict.fromkeys(policies) if (index, policy) not in self._measured]
-        if not unknown:
-            return
-        with enough_memory(f"measuring on {len(self._rows[index])} prompts"):
-            block = self._store.load(index)
-            with answering(self.model):  # once for all: it costs a walk over the model's modules
-                for policy in filter(self.gathers, unknown):
-                    self._measured[index, policy] = self._measure(index, block, policy)
-            for policy in unknown:
-                if not self.gathers(policy):
-                    self._measured[index, policy] = self._run_attached(block, policy)
-                    self.passes += 1
 
-    def _measure(self, index: int, block: Block, policy: Policy) -> Losses:
-        keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]
-        key = index, joined(kept_digest(keep), self.model)
-        if key not in self._by_kept_tokens:
-            parts = []
-            for batch, masks in zip(block, keep, strict=True):
-                logits = self.reader.follow_each(batch, masks, [(text.ids, text.valid) for text in batch.texts])
-                parts.append(self._losses(batch, logits, [mask.sum(-1) for mask in masks]))
-            self._by_kept_tokens[key] = _join(parts)
-            self.passes += 1
-        return self._by_kept_tokens[key]
-
-    def evaluate_directly(self, policy: Policy) -> Losses:
-        """Losses from really running the attached model: it reads every prompt again. Slow, works for every policy."""
-        parts = [self._run_attached(self._store.load(block), policy) for block in range(self.n_blocks)]
-        return Losses.join(parts, np.argsort(np.concatenate(self._rows)))
-
-    def _run_attached(self, block: Block, policy: Policy) -> Losses:
-        parts = []
-        for batch in block:
-            runs = [self.reader.follow_attached(batch, policy, text.ids, text.valid) for text in batch.texts]
-            parts.append(self._losses(batch, [logits for logits, _ in runs], runs[0][1]))
-        return _join(parts)
-
-    def _losses(self, batch: PromptBatch, logits: Sequence[torch.Tensor], kept: list[torch.Tensor]) -> Losses:
-        """From logits `[batch, token, vocab]` along each text and, per layer, how many are kept `[batch, kv_head]`."""
-        n_tokens = batch.n_tokens
-        shares = torch.stack(
-            [count.to(n_tokens.device).double().mean(-1) / n_tokens for count in kept]
-        )  # [layer, batch]
-        share = mean_of_processes(shares.mean(0), self.model).cpu().numpy()  # [batch]
-        texts = zip(logits, batch.texts, strict=True)
-        found = [TokenLosses.of(each, text, self.reader.head) for each, text in texts]
-        return losses_of(found[0], found[1] if len(found) > 1 else None, share)
-
-
-def by_gathering(policy: Policy) -> bool:
-    """True if `policy` cuts once, after the prompt, so that what it keeps can be picked from what was read."""
-    return policy.evict == "prefill" and policy.decode_every is None
-
-
-def _join(parts: list[Losses]) -> Losses:
-    return Losses.join(parts, np.arange(sum(len(part.nll) for part in parts)))
+def _how_held(holder: Holder) -> tuple[bool, int]:
+    """Whether something is read again, and bytes of a token."""
+    return holder.recomputes, holder.bytes_per_token

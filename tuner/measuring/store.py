@@ -38,8 +38,7 @@ class Store:
             block = read(index)
             in_hand = nbytes(block) if index + 1 < count else 0
             if not self._is_light and not self._fits(block, in_hand, room):
-                self._is_light = True
-                self.change(_lighter)
+                self.lighten()
             if self._is_light:
                 block = _lighter(block)
             if self._fits(block, in_hand, room):
@@ -70,6 +69,11 @@ class Store:
         for held in (self._on_device, self._on_host):
             for index, block in enumerate(held):
                 held[index] = changed(block)
+
+    def lighten(self) -> None:
+        """Hold nothing that can be made again from the rest."""
+        self._is_light = True
+        self.change(_lighter)
 
     def load(self, index: int) -> Block:
         """Block `index` on the device, or the devices of its layers."""

@@ -16,6 +16,7 @@ from a2sf_core.policy import Policy
 from tuner.measuring.answers import answering
 from tuner.measuring.batch import pad
 from tuner.measuring.engine import Engine
+from tuner.measuring.holder import Holder
 from tuner.measuring.texts import ROWS_AT_ONCE, Begun, Ends, Text, go_on
 
 
@@ -52,28 +53,39 @@ class Writer:
         written = self._write(policy, [row for row in rows if not same[row]])
         return {row: drafts[row] if same[row] else written[row] for row in rows}
 
-    @torch.no_grad()
     def _follows(self, policy: Policy, texts: Sequence[Text]) -> np.ndarray:
         """bool `[sample]`: where greedy writing under `policy` gives exactly `texts`, which must be over."""
-        found = np.zeros(len(texts), dtype=bool)
-        with answering(self._engine.model):
-            for batch, keep in self._engine.batches(policy):
-                own = [texts[row] for row in batch.samples]
-                ids, valid = pad(own, batch.mask.device, left=False)
-                top = self._engine.reader.follow(batch, keep, ids, valid).argmax(-1)  # [batch, token]
-                agrees = ((top == ids) | ~valid).all(-1).tolist()
-                found[batch.samples] = [yes and self._ends.over(text) for yes, text in zip(agrees, own, strict=True)]
-        return found
+        found = self._engine.everywhere(_agreeing, policy, texts)
+        agrees = {row: yes for part in found for row, yes in part.items()}
+        return np.array([agrees[row] and self._ends.over(text) for row, text in enumerate(texts)])
 
-    @torch.no_grad()
     def _write(self, policy: Policy, rows: Sequence[int]) -> dict[int, Text]:
-        """Token by token, the samples `rows`; rows of several batches are written together."""
-        texts: dict[int, Text] = {}
-        waiting: list[Begun] = []
-        with answering(self._engine.model):
-            for batch, keep in self._engine.batches(policy, rows):
-                waiting.append(Begun.of(self._engine.reader, batch, keep, set(rows)))
-                if sum(len(each.samples) for each in waiting) >= ROWS_AT_ONCE:
-                    texts |= go_on(self._engine.reader, waiting, self._ends)
-                    waiting = []
-            return texts | go_on(self._engine.reader, waiting, self._ends)
+        """Token by token, the samples `rows`."""
+        found = self._engine.everywhere(_written, policy, rows, self._ends)
+        return {row: text for part in found for row, text in part.items()}
+
+
+@torch.no_grad()
+def _agreeing(holder: Holder, policy: Policy, texts: Sequence[Text]) -> dict[int, bool]:
+    """By sample, whether every token of its text is the likeliest one under `policy`."""
+    found: dict[int, bool] = {}
+    with answering(holder.model):
+        for batch, keep in holder.batches(policy):
+            ids, valid = pad([texts[row] for row in batch.samples], batch.mask.device, left=False)
+            top = holder.reader.follow(batch, keep, ids, valid).argmax(-1)  # [batch, token]
+            found |= dict(zip(batch.samples, ((top == ids) | ~valid).all(-1).tolist(), strict=True))
+    return found
+
+
+@torch.no_grad()
+def _written(holder: Holder, policy: Policy, rows: Sequence[int], ends: Ends) -> dict[int, Text]:
+    """Texts of the samples `rows` that are held here; rows of several batches are written together."""
+    texts: dict[int, Text] = {}
+    waiting: list[Begun] = []
+    with answering(holder.model):
+        for batch, keep in holder.batches(policy, rows):
+            waiting.append(Begun.of(holder.reader, batch, keep, set(rows)))
+            if sum(len(each.samples) for each in waiting) >= ROWS_AT_ONCE:
+                texts |= go_on(holder.reader, waiting, ends)
+                waiting = []
+        return texts | go_on(holder.reader, waiting, ends)

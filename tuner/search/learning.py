@@ -19,7 +19,8 @@ from a2sf_core.rules.learned import FLOOR, Learned
 from tuner.measuring.answers import answering
 from tuner.measuring.batch import PromptBatch
 from tuner.measuring.engine import Engine
-from tuner.watch import Progress
+from tuner.measuring.holder import Holder
+from tuner.watch import Count, Progress
 
 LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
 """Half-lives in tokens. All 24 of the bank fit hardly better (docs/real-models.md)."""
@@ -37,26 +38,37 @@ def learned_rules(engine: Engine, rows: Collection[int], progress: Progress) -> 
     Args:
         progress: called with (blocks done, blocks in all).
     """
-    fit = _Fit(engine.n_layers, engine.n_kv_heads, len(LEARNED_FROM) + 1)
-    for done, block in enumerate(engine.blocks()):
-        progress(done, engine.n_blocks)
-        with answering(engine.model):
-            for batch in block:
-                if not set(rows).isdisjoint(batch.samples):
-                    _add(fit, batch, worth_to_texts(engine, batch), rows)
-    progress(engine.n_blocks, engine.n_blocks)
+    count = Count(progress, engine.n_blocks)
+    progress(0, engine.n_blocks)
+    found = engine.everywhere(_sums, set(rows), told=count.one)
+    by_block = {index: fit for each in found for index, fit in each.items()}
+    fit = _Fit.total([by_block[index] for index in range(engine.n_blocks)])
     powers = fit.solve().clip(-20, 20).round(_DIGITS)  # [layer, kv_head, signal]
     return tuple(Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers)
 
 
-def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
+def _sums(holder: Holder, rows: Collection[int]) -> dict[int, _Fit]:
+    """What the blocks that are held here say, by block: so that it is added up in one order, whoever holds them."""
+    found = {}
+    for index, block in holder.blocks():
+        fit = _Fit(len(block[0].layers), block[0].layers[0].keys.shape[1], len(LEARNED_FROM) + 1)
+        with answering(holder.model):
+            for batch in block:
+                if not set(rows).isdisjoint(batch.samples):
+                    _add(fit, batch, worth_to_texts(holder, batch), rows)
+        found[index] = fit
+        holder.told()
+    return found
+
+
+def worth_to_texts(holder: Holder, batch: PromptBatch) -> list[Tensor]:
     """What each token of the prompts was worth to the questions and texts that follow, mean over the texts.
 
     To be called inside `answering(model)`. One tensor per layer, float32 `[batch, kv_head, key]`; the tokens of a
     prompt come first, and what stands behind them means nothing.
     """
     n_keys = batch.mask.shape[1]
-    worth = [torch.zeros(len(batch.samples), engine.n_kv_heads, n_keys, device=layer.keys.device)
+    worth = [torch.zeros(len(batch.samples), layer.keys.shape[1], n_keys, device=layer.keys.device)
              for layer in batch.layers]  # fmt: skip
 
     def watch(
@@ -68,7 +80,7 @@ def worth_to_texts(engine: Engine, batch: PromptBatch) -> list[Tensor]:
         worth[index].add_(lost.masked_fill(~counts.repeat(1, group)[:, None, :, None], 0).sum(2) / len(batch.texts))
 
     for text in batch.texts:
-        engine.reader.follow_each(batch, engine.reader.all_of(batch), [(text.ids, text.valid)], watch)
+        holder.reader.follow_each(batch, holder.reader.all_of(batch), [(text.ids, text.valid)], watch)
     return worth
 
 
@@ -98,6 +110,15 @@ class _Fit:
     def __init__(self, n_layers: int, n_heads: int, n_signals: int) -> None:
         self._products = np.zeros((n_layers, n_heads, n_signals, n_signals))
         self._with_target = np.zeros((n_layers, n_heads, n_signals))
+
+    @classmethod
+    def total(cls, parts: Sequence[_Fit]) -> _Fit:
+        """All of `parts`, added up in their order."""
+        found = cls(*parts[0]._with_target.shape)
+        for part in parts:
+            found._products += part._products
+            found._with_target += part._with_target
+        return found
 
     def add(self, layer: int, signals: Tensor, target: Tensor) -> None:
         """One prompt: `[kv_head, signal, token]` and `[kv_head, token]`, each relative to its mean over the tokens, as

@@ -22,7 +22,7 @@ from tuner.search.profile_file import Profiled
 from tuner.search.profile_part import Part
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.reconstruction import Reconstruction
-from tuner.search.rereading import Reread, measure_reconstruction, prompts_to_reread
+from tuner.search.rereading import Reread, TwiceReader, measure_reconstruction, prompts_to_reread
 from tuner.search.space import Space
 from tuner.watch import Progress, Watch
 
@@ -79,7 +79,7 @@ def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part,
     paid = READINGS_PAID * sum(map(len, {sample.prompt_ids for sample in engine.samples}))
     rows = prompts_to_reread(engine.samples, seed, paid)
     progress = watch.step("Reading prompts twice")
-    reread = measure_reconstruction(engine.model, engine.samples, rows, limit, part, progress)
+    reread = measure_reconstruction(TwiceReader.at(engine), engine.samples, rows, limit, part, progress)
     affordable = affordable_cuts(engine, paid - reread.cost)
     known: dict[str, Profile] = {}
     remark = ""

@@ -12,7 +12,7 @@ import torch
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
 from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
-from tests.tuner.models import samples, tiny
+from tests.tuner.models import holder_of, samples, tiny
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.bank import BANK, SNAPKV_WINDOW, Bank
 from tuner.measuring.batch import keep_masks
@@ -87,7 +87,7 @@ def test_a_sliding_window_equals_the_attached_model(policy: Policy) -> None:
 def test_each_head_keeps_what_it_would_keep_alone() -> None:
     model, data = tiny("llama"), samples(5)
     engine = Engine(model, data)
-    for batch in engine._store.load(0):
+    for batch in holder_of(engine).load(0):
         for row, index in enumerate(batch.samples):
             ids = torch.tensor([data[index].prompt_ids])
             n, width = ids.shape[1], batch.mask.shape[1]

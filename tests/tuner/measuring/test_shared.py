@@ -16,7 +16,7 @@ from a2sf_core import LayerPolicy, Policy, attach, read_context
 from a2sf_core.rules.attention import Decay
 from a2sf_core.switch import cache_argument
 from tests.core import models
-from tests.tuner.models import VOCABULARY, tiny
+from tests.tuner.models import VOCABULARY, holder_of, tiny
 from tests.tuner.models import samples as unrelated
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.choosing import log_likelihoods
@@ -143,13 +143,13 @@ def test_a_context_is_read_and_held_once(memory: int | None) -> None:
     engine = Engine(model, data, block_size=4, memory=memory, progress=lambda done, _: told.append(done))
     hook.remove()
     lengths = {sample.context_key: len(sample.prompt_ids) for sample in data}
-    block = [batch for index in range(engine.n_blocks) for batch in engine._store.load(index)]
+    block = [batch for index in range(engine.n_blocks) for batch in holder_of(engine).load(index)]
     assert sum(batch.layers[0].keys.shape[0] for batch in block) == 2
     assert max(told) == 12
     if memory is None:
         assert sorted(n for n in reads if n in lengths.values()) == sorted(lengths.values())
         copies = Engine(model, [replace(each, prompt_ids=(i + 5, *each.prompt_ids[1:])) for i, each in enumerate(data)])
-        held = [sum(b.nbytes for i in range(e.n_blocks) for b in e._store.load(i)) for e in (engine, copies)]
+        held = [sum(b.nbytes for i in range(e.n_blocks) for b in holder_of(e).load(i)) for e in (engine, copies)]
         assert held[0] < held[1] / 3
 
 

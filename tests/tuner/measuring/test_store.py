@@ -11,7 +11,7 @@ import torch
 
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay
-from tests.tuner.models import samples, tiny
+from tests.tuner.models import holder_of, samples, tiny
 from tuner.measuring.batch import Places
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
@@ -32,10 +32,10 @@ def equal(left: Losses, right: Losses) -> bool:
 @pytest.mark.parametrize("share", [0.0, 0.6, 0.8, 1.5])
 def test_figures_do_not_depend_on_the_limit(share: float) -> None:
     unlimited = engine()
-    size = sum(nbytes(unlimited._store.load(block)) for block in range(4))
+    size = sum(nbytes(holder_of(unlimited).load(block)) for block in range(4))
     limited = engine(max(1, int(share * size)))
     assert limited.recomputes == (share < 1)
-    assert limited._store.n_stored in {0.0: [0], 1.5: [4]}.get(share, [1, 2, 3])
+    assert holder_of(limited)._store.n_stored in {0.0: [0], 1.5: [4]}.get(share, [1, 2, 3])
     found = zip(limited.race(POLICIES), unlimited.race(POLICIES), strict=True)
     assert all(equal(ours.losses, theirs.losses) for ours, theirs in found)
 
@@ -45,7 +45,7 @@ def test_figures_do_not_depend_on_the_limit(share: float) -> None:
     [(1, 0, 0, 0), (2, 0, 1, 1), (3, 0, 2, 2), (4, 0, 4, 4), (2, 2, 1, 3), (2, 9, 1, 4), (0, 9, 0, 4)],
 )
 def test_first_the_device_then_the_host_then_nowhere(device: int, host: int, on_device: int, stored: int) -> None:
-    block = engine()._store.load(0)
+    block = holder_of(engine()).load(0)
     size, reads = nbytes(block), []
 
     def read(index: int) -> Block:
@@ -62,7 +62,7 @@ def test_first_the_device_then_the_host_then_nowhere(device: int, host: int, on_
 
 def test_a_block_comes_back_from_the_host_to_where_each_of_its_layers_was() -> None:
     """The meta device stands for a second GPU, which no machine of ours has: nothing is computed there."""
-    (block,) = engine()._store.load(0)
+    (block,) = holder_of(engine()).load(0)
     elsewhere = Places(torch.device("cpu"), (torch.device("cpu"), torch.device("meta"), torch.device("meta")))
     moved = block.to(elsewhere)
     assert moved.places == elsewhere
@@ -77,13 +77,13 @@ def test_a_block_comes_back_from_the_host_to_where_each_of_its_layers_was() -> N
 def test_one_reading_serves_all_policies_that_wait() -> None:
     limited = engine(1)
     reads: list[int] = []
-    read = limited._store._read
+    read = holder_of(limited)._store._read
 
     def counted(index: int) -> Block:
         reads.append(index)
         return read(index)
 
-    limited._store._read = counted
+    holder_of(limited)._store._read = counted
     limited.race(POLICIES)
     assert reads == [0, 1, 2, 3]
     limited.race(POLICIES)
@@ -92,7 +92,7 @@ def test_one_reading_serves_all_policies_that_wait() -> None:
 
 def test_bytes_are_those_of_the_tensors() -> None:
     small = Engine(tiny("llama"), samples(2, longest=13))
-    (batch,) = small._store.load(0)
+    (batch,) = holder_of(small).load(0)
     cells = batch.mask.numel()
     # Three layers of two heads: keys and values of 8 floats, 27 orders of int16; mask and ids; the answers.
     own = cells * (3 * 2 * (2 * 8 * 4 + 27 * 2) + 1 + 8) + 2 * 2 * 8 + batch.first_logits.numel() * 4
@@ -109,8 +109,8 @@ def test_an_engine_that_nobody_holds_is_let_go_of_at_once() -> None:
     try:
         engine = Engine(tiny("llama"), samples(4))
         engine.evaluate(Policy.full(engine.n_layers))
-        held = weakref.ref(engine)
+        held = weakref.ref(engine), weakref.ref(holder_of(engine))
         del engine
-        assert held() is None
+        assert [each() for each in held] == [None, None]
     finally:
         gc.enable()

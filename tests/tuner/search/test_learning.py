@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 from a2sf_core import A2SFError, LayerPolicy, Policy
 from a2sf_core.rules.learned import Learned
 from tests.core import models
-from tests.tuner.models import samples, tiny
+from tests.tuner.models import holder_of, samples, tiny
 from tuner.choices import LEARNED
 from tuner.measuring.answers import answering
 from tuner.measuring.engine import Engine
@@ -59,15 +59,15 @@ def test_padding_and_batches_do_not_change_what_tokens_are_worth(question: tuple
     model = tiny("llama")
     data = [replace(sample, question_ids=question[: 1 + index % 3]) for index, sample in enumerate(samples(6))]
     together = Engine(model, data, block_size=6, ends=ENDS, learn_from=LEARNED_FROM)
-    (block,) = together.blocks()
+    ((_, block),) = holder_of(together).blocks()
     with answering(model):
         for batch in block:
-            worth = worth_to_texts(together, batch)
+            worth = worth_to_texts(holder_of(together), batch)
             for place, row in enumerate(batch.samples):
                 alone = Engine(model, [data[row]], ends=ENDS, learn_from=LEARNED_FROM)
-                ((single,),) = alone.blocks()
+                ((_, (single,)),) = holder_of(alone).blocks()
                 n = len(data[row].prompt_ids)
-                for ours, own in zip(worth, worth_to_texts(alone, single), strict=True):
+                for ours, own in zip(worth, worth_to_texts(holder_of(alone), single), strict=True):
                     torch.testing.assert_close(ours[place, :, :n], own[0], atol=1e-4, rtol=1e-2)  # 1 - p cancels
 
 
@@ -132,6 +132,14 @@ def test_a_lesson_is_judged_on_samples_that_it_has_not_seen_and_offered_where_it
     assert (LEARNED in space.offered, LEARNED in richer.offered) == (False, True)
     policy = richer.policy(richer.complete({"rule": LEARNED, "budget": 0.3, "recent": 0.2}))
     assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+
+
+def test_a_lesson_that_another_worker_left_out_is_taken_as_it_is(tmp_path: Path) -> None:
+    Lesson((), "Learned forgetting is left out: ...").save(tmp_path / LEARNED_FILE)
+    engine, never_to_learn = engine_of(tiny("llama"), 7), Engine(tiny("llama"), samples(7), ends=ENDS)
+    assert kept_lesson(tmp_path, engine, Space("uniform", False, 3), 0, Silent()).rules == ()
+    policy = Policy.h2o(3, 0.3)
+    assert np.array_equal(engine.evaluate(policy).kl, never_to_learn.evaluate(policy).kl)
 
 
 def test_few_samples_teach_nothing() -> None:

@@ -15,7 +15,7 @@ from tests.tuner.models import samples, tiny
 from tuner.search import rereading
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import kept_shares
-from tuner.search.rereading import READINGS, measure_reconstruction, prompts_to_reread, shortened
+from tuner.search.rereading import READINGS, TwiceReader, measure_reconstruction, prompts_to_reread, shortened
 
 TOLD: list[tuple[int, int]] = []
 MODEL, SAMPLES = tiny("llama"), samples(12)
@@ -45,7 +45,7 @@ def test_a_context_with_several_questions_is_read_twice_once() -> None:
 
 def test_it_says_what_the_second_readings_say() -> None:
     TOLD.clear()
-    found = measure_reconstruction(MODEL, SAMPLES, [3, 5], 1000, Part(), progress)
+    found = measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, [3, 5], 1000, Part(), progress)
     assert (found.rows, found.n_shortened) == ((3, 5), 0)
     for kept, row in zip(found.profile.kept, (3, 5), strict=True):
         ids = torch.tensor([SAMPLES[row].prompt_ids])
@@ -56,16 +56,17 @@ def test_it_says_what_the_second_readings_say() -> None:
 def test_prompts_are_asked_until_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = range(8)
     monkeypatch.setattr(rereading, "STABLE", 0.0)
-    assert len(measure_reconstruction(MODEL, SAMPLES, everything, 1000, Part(), progress).rows) == 8
+    assert len(measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, everything, 1000, Part(), progress).rows) == 8
     monkeypatch.setattr(rereading, "STABLE", 100.0)
     assert (
-        len(measure_reconstruction(MODEL, SAMPLES, everything, 1000, Part(), progress).rows) == rereading.FEWEST_PROMPTS
+        len(measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, everything, 1000, Part(), progress).rows)
+        == rereading.FEWEST_PROMPTS
     )
 
 
 def test_what_was_found_before_a_stop_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "part.json"
-    first = measure_reconstruction(MODEL, SAMPLES, [1, 2], 1000, Part(path), progress)
+    first = measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, [1, 2], 1000, Part(path), progress)
     asked: list[int] = []
 
     def counted(model: Any, ids: torch.Tensor, told: Any) -> torch.Tensor:
@@ -73,13 +74,13 @@ def test_what_was_found_before_a_stop_is_not_measured_again(tmp_path: Path, monk
         return attention_when_reread(model, ids, told)
 
     monkeypatch.setattr(rereading, "attention_when_reread", counted)
-    again = measure_reconstruction(MODEL, SAMPLES, [1, 2, 4], 1000, Part(path), progress)
+    again = measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, [1, 2, 4], 1000, Part(path), progress)
     assert asked == [len(SAMPLES[4].prompt_ids)]
     assert np.array_equal(again.profile.kept[:2], first.profile.kept)
     for spoiled in ("{", "[]", '{"totals": [1]}'):
         path.write_text(spoiled)
         assert np.array_equal(
-            measure_reconstruction(MODEL, SAMPLES, [1, 2], 1000, Part(path), progress).profile.kept[0],
+            measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, [1, 2], 1000, Part(path), progress).profile.kept[0],
             first.profile.kept[0],
         )
 
@@ -88,5 +89,5 @@ def test_a_prompt_that_the_model_does_not_take_twice_keeps_its_ends() -> None:
     assert shortened(range(10), 10) == list(range(10))
     assert shortened(range(10), 5) == [0, 1, 2, 8, 9]
     length = len(SAMPLES[0].prompt_ids)
-    found = measure_reconstruction(MODEL, SAMPLES, [0], length, Part(), progress)
+    found = measure_reconstruction(TwiceReader.of(MODEL), SAMPLES, [0], length, Part(), progress)
     assert (found.n_shortened, found.tokens) == (1, length // 2)

@@ -118,9 +118,13 @@ def _by_budget(
 ) -> Tensor:
     """`read(part, query, key, value)` for each group of KV heads: `[batch, query, head, dim]`."""
     grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
+    held = list(groups)
+    if query.shape[2] == 1 and all(isinstance(heads, slice) for heads, _ in held):  # neighbours, in their order
+        parts = [read(part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads]) for heads, part in held]
+        return torch.cat(parts, dim=1).transpose(1, 2)
     batch, kv_heads, group, n, _ = grouped.shape
     output = query.new_empty(batch, n, kv_heads, group, value.shape[-1])
-    for heads, part in groups:
+    for heads, part in held:
         own = read(part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads])
         output[:, :, heads] = own.unflatten(1, (-1, group)).permute(0, 3, 1, 2, 4)
     return output.flatten(2, 3)
@@ -173,7 +177,7 @@ def _attend(
     scale: float,
     sliding_window: int | None,
 ) -> Tensor:
-    keys, values, positions = layer.keys, layer.values, layer.positions
+    keys, values = layer.keys, layer.values
     n = query.shape[2]
     # With at most `sliding_window` tokens in the sequence the window hides nothing.
     window = None if sliding_window is None or sliding_window >= layer.seen else sliding_window
@@ -184,7 +188,7 @@ def _attend(
         elif valid is not None and window is None and n == layer.seen and bool((valid[:, 1:] >= valid[:, :-1]).all()):
             output, scores = attend_and_score_left_padded(query, keys, values, layer.half_lives, scale, valid)
         else:
-            span = Span(layer.seen - n, positions, valid, window)
+            span = Span(layer.seen - n, layer.positions, valid, window)
             output, scores = attend_and_score(query, keys, values, layer.half_lives, scale, span)
         layer.add_scores(scores, n)
         return output
@@ -192,7 +196,7 @@ def _attend(
         return _sdpa(module, query, keys, values, None, scale)
     # One mask serves all heads while they hold the same tokens or each query sees every slot before it.
     alike = layer.heads_agree or (window is None and not layer.has_empty)
-    shared = positions[:, :1] if alike else positions
+    shared = layer.positions[:, :1] if alike else layer.positions
     span = Span(layer.seen - n, shared, None, window)
     size = max(1, _MASK_ENTRIES // (shared.shape[0] * shared.shape[1] * keys.shape[2]))
     blocks = []

@@ -75,7 +75,8 @@ class A2SFLayer(PruningLayer):
         """Back to an empty layer; the tensors are released."""
         self.keys = self.values = None
         self.is_initialized = False
-        self.positions = self.scores = self.n_valid = self.left_padding = torch.empty(0)
+        self._positions = self.scores = self.n_valid = self.left_padding = torch.empty(0)
+        self._unplaced = 0  # the last tokens, whose positions nobody has asked for yet
         self.half_lives, self.recent_queries = self._half_lives, RecentQueries(self._holds)
         self.seen = 0
         self._is_sealed = False
@@ -100,6 +101,26 @@ class A2SFLayer(PruningLayer):
     def get_seq_length(self) -> int:
         """Logical length, evicted tokens included, so that positions go on after a cut."""
         return self.seen
+
+    @property
+    def positions(self) -> Tensor:
+        """As above; those of decoded tokens are written down once somebody asks, which most steps do not."""
+        if self._unplaced:
+            batch, kv_heads = self._positions.shape[:2]
+            new = torch.arange(self.seen - self._unplaced, self.seen, device=self.device)
+            self._positions = torch.cat([self._positions, new.expand(batch, kv_heads, -1)], dim=-1)
+            self._unplaced = 0
+        return self._positions
+
+    @positions.setter
+    def positions(self, positions: Tensor) -> None:
+        self._positions, self._unplaced = positions, 0
+
+    def tensors(self) -> list[Tensor]:
+        """All that is held now; nothing before the first token."""
+        if self.keys is None:
+            return []
+        return [self.keys, self.values, self._positions, self.scores, *(self.recent_queries.held or ())]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows of the batch, in this order."""
@@ -147,17 +168,20 @@ class A2SFLayer(PruningLayer):
     def append(self, keys: Tensor, values: Tensor, valid: Tensor | None) -> None:
         """Take in new tokens: `[batch, kv_head, new, dim]`, valid bool `[batch, new]` or None."""
         batch, kv_heads, new = keys.shape[:3]
-        positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
-        if valid is not None:
-            positions = positions.masked_fill(~valid, -1)
+        if valid is None:
+            self._unplaced += new
+        else:
+            positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
+            positions = positions.masked_fill(~valid, -1)[:, None].expand(batch, kv_heads, new)
+            self.positions = torch.cat([self.positions, positions], dim=-1)
             before_first = (self.n_valid[:, None] + valid.cumsum(-1)) == 0  # [batch, new]
             self.left_padding = self.left_padding + before_first.sum(-1)
             self.is_dense, self.has_empty, self.is_padded = False, True, True
         self.n_valid = self.n_valid + (new if valid is None else valid.sum(-1))
         self.keys = torch.cat([self.keys, keys], dim=-2)
         self.values = torch.cat([self.values, values], dim=-2)
-        self.positions = torch.cat([self.positions, positions[:, None].expand(batch, kv_heads, new)], dim=-1)
-        self.scores = torch.cat([self.scores, self.scores.new_zeros(*self.scores.shape[:-1], new)], dim=-1)
+        if self.half_lives:
+            self.scores = torch.cat([self.scores, self.scores.new_zeros(*self.scores.shape[:-1], new)], dim=-1)
         self.seen += new
 
     def add_scores(self, new: Tensor, n: int) -> None:

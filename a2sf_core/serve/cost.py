@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from a2sf_core.cache import parts_of
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
@@ -85,10 +83,4 @@ class CacheCost:
 
 def held_bytes(cache: Any) -> int:
     """What `CacheCost` counts, measured on the tensors of a cache."""
-    return sum(tensor.numel() * tensor.element_size() for part in parts_of(cache) for tensor in _tensors(part))
-
-
-def _tensors(part: Any) -> list[Tensor]:
-    if part.keys is None:
-        return []
-    return [part.keys, part.values, part.positions, part.scores, *(part.recent_queries.held or ())]
+    return sum(tensor.numel() * tensor.element_size() for part in parts_of(cache) for tensor in part.tensors())

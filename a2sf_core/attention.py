@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
@@ -33,6 +34,9 @@ _UNSUPPORTED = {
     "s_aux": "attention sinks (s_aux)",
     "position_bias": "a position bias",
 }
+
+# Devices, and the largest head, on which one unmasked query of grouped heads needs no repeated keys.
+_QUICK, _LARGEST = ("cpu", "cuda"), 256
 
 # Entries of one attention mask, which is built for a block of queries at a time: 32 MB of bool.
 _MASK_ENTRIES = 32_000_000
@@ -117,11 +121,13 @@ def _by_budget(
     groups: Iterator[tuple[Heads, Any]], query: Tensor, key: Tensor, value: Tensor, read: Callable[..., Tensor]
 ) -> Tensor:
     """`read(part, query, key, value)` for each group of KV heads: `[batch, query, head, dim]`."""
-    grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
     held = list(groups)
-    if query.shape[2] == 1 and all(isinstance(heads, slice) for heads, _ in held):  # neighbours, in their order
-        parts = [read(part, grouped[:, heads].flatten(1, 2), key[:, heads], value[:, heads]) for heads, part in held]
-        return torch.cat(parts, dim=1).transpose(1, 2)
+    sizes = [heads.stop - heads.start for heads, _ in held if isinstance(heads, slice)]
+    if query.shape[2] == 1 and len(sizes) == len(held):  # all of them neighbours: one token is split and joined quickly
+        given = query.split([size * (query.shape[1] // key.shape[1]) for size in sizes], dim=1)
+        each = zip(held, given, key.split(sizes, dim=1), value.split(sizes, dim=1), strict=True)
+        return torch.cat([read(part, *own) for (_, part), *own in each], dim=1).transpose(1, 2)
+    grouped = query.unflatten(1, (key.shape[1], -1))  # [batch, kv_head, group, query, dim]
     batch, kv_heads, group, n, _ = grouped.shape
     output = query.new_empty(batch, n, kv_heads, group, value.shape[-1])
     for heads, part in held:
@@ -142,12 +148,15 @@ def _read(
 ) -> Tensor:
     """`attention` for KV heads with one budget and their query heads: `[batch, head, query, dim]`."""
     layer.recent_queries.add(query, valid, scale, sliding_window)
+    pieces = layer.pieces(query.shape[2], valid)
     outputs = []
-    for start, stop, due in layer.pieces(query.shape[2], valid):
-        piece = slice(start, stop)
-        piece_valid = None if valid is None else valid[:, piece]
-        layer.append(key[:, :, piece], value[:, :, piece], piece_valid)
-        outputs.append(_attend(module, layer, query[:, :, piece], piece_valid, scale, sliding_window))
+    for start, stop, due in pieces:
+        given = query, key, value
+        if len(pieces) > 1:
+            given = query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop]
+        piece_valid = None if valid is None else valid[:, start:stop]
+        layer.append(given[1], given[2], piece_valid)
+        outputs.append(_attend(module, layer, given[0], piece_valid, scale, sliding_window))
         if due is not None:
             layer.evict(due)
     layer.end_forward()
@@ -211,6 +220,10 @@ def _attend(
 
 
 def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    same = key.shape[-1] == value.shape[-1] <= _LARGEST
+    if query.shape[2] == 1 and mask is None and same and query.device.type in _QUICK:
+        # What the stock function comes to here, without the questions that it asks first.
+        return scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=query.shape[1] > key.shape[1])
     # The stock function, so that without a budget the numbers are the stock ones to the last bit.
     output, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scale)
     return output.transpose(1, 2)  # [batch, head, query, dim]

@@ -75,8 +75,8 @@ class A2SFLayer(PruningLayer):
         """Back to an empty layer; the tensors are released."""
         self.keys = self.values = None
         self.is_initialized = False
-        self._positions = self.scores = self.n_valid = self.left_padding = torch.empty(0)
-        self._unplaced = 0  # the last tokens, whose positions nobody has asked for yet
+        self._positions = self.scores = self._n_valid = self.left_padding = torch.empty(0)
+        self._unplaced = self._uncounted = 0  # the last tokens, of whose positions and number nobody has asked yet
         self.half_lives, self.recent_queries = self._half_lives, RecentQueries(self._holds)
         self.seen = 0
         self._is_sealed = False
@@ -115,6 +115,17 @@ class A2SFLayer(PruningLayer):
     @positions.setter
     def positions(self, positions: Tensor) -> None:
         self._positions, self._unplaced = positions, 0
+
+    @property
+    def n_valid(self) -> Tensor:
+        """As above."""
+        if self._uncounted:
+            self._n_valid, self._uncounted = self._n_valid + self._uncounted, 0
+        return self._n_valid
+
+    @n_valid.setter
+    def n_valid(self, n_valid: Tensor) -> None:
+        self._n_valid, self._uncounted = n_valid, 0
 
     def tensors(self) -> list[Tensor]:
         """All that is held now; nothing before the first token."""
@@ -170,6 +181,7 @@ class A2SFLayer(PruningLayer):
         batch, kv_heads, new = keys.shape[:3]
         if valid is None:
             self._unplaced += new
+            self._uncounted += new
         else:
             positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
             positions = positions.masked_fill(~valid, -1)[:, None].expand(batch, kv_heads, new)
@@ -177,7 +189,7 @@ class A2SFLayer(PruningLayer):
             before_first = (self.n_valid[:, None] + valid.cumsum(-1)) == 0  # [batch, new]
             self.left_padding = self.left_padding + before_first.sum(-1)
             self.is_dense, self.has_empty, self.is_padded = False, True, True
-        self.n_valid = self.n_valid + (new if valid is None else valid.sum(-1))
+            self.n_valid = self.n_valid + valid.sum(-1)
         self.keys = torch.cat([self.keys, keys], dim=-2)
         self.values = torch.cat([self.values, values], dim=-2)
         if self.half_lives:

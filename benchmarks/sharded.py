@@ -72,7 +72,7 @@ def main() -> None:
           f"{len(policies)} policies, {torch.get_num_threads()} thread(s) in all")  # fmt: skip
 
     settings = Settings("", 1, options.model, device="cpu", dtype=options.dtype, ray="local", actors=options.actors)
-    starting, actors = seconds(lambda: Actors(settings, 1, print))
+    starting, actors = seconds(lambda: Actors(settings, model, 1, print))
     say(f"Ray and {options.actors} actors that have loaded the model: {starting:.1f} s")
     found: dict[str, list[Losses]] = {}
     times: dict[str, tuple[float, float]] = {}
@@ -86,7 +86,7 @@ def main() -> None:
     (reading, measuring), (read_there, measured_there) = times.values()
     say(f"as fast as one process: reading {reading / read_there:.2f} x, policies {measuring / measured_there:.2f} x")
     say(f"the same losses bit for bit: {all(map(same, shared, alone))}")
-    os.kill(actors.get([actors.actors[0].pid.remote()])[0], signal.SIGKILL)
+    os.kill(actors.get([actors.actors[0].start.remote()])[0].process, signal.SIGKILL)
     one_more = random_policies(len(policies[0].layers), 1, seed=1)[0]
     here, there = engines.values()
     took, after = seconds(lambda: there.evaluate(one_more))

@@ -137,7 +137,7 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
     actors = None
     if settings.ray:
         watch.step("Starting Ray actors")
-        actors = Actors(settings, PARTS_HELD, watch.say)
+        actors = Actors(settings, model, PARTS_HELD, watch.say)
         until_the_end.callback(actors.close)
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader.of(task, model, tokenizer)

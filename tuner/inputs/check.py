@@ -122,7 +122,7 @@ def check_ray(settings: Settings) -> None:
         return
     if settings.actors is not None and not 1 <= settings.actors <= MOST_ACTORS:
         raise A2SFError(f"--actors is {settings.actors}; expected 1 to {MOST_ACTORS}.")
-    if settings.ray != RAY_LOCAL and not re.fullmatch(r"(ray://)?[\w.\-\[\]:]*[\w\]]:\d{1,5}|auto", settings.ray):
+    if settings.ray != RAY_LOCAL and not re.fullmatch(r"[\w.\-\[\]:]*[\w\]]:\d{1,5}|auto", settings.ray):
         hint = did_you_mean(settings.ray, (RAY_LOCAL, "auto"), f"expected {RAY_LOCAL}, auto, or HOST:PORT.")
         raise A2SFError(f"--ray is {settings.ray!r}; {hint}")
     if ":" in settings.device:

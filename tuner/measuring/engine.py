@@ -63,6 +63,7 @@ class Engine:
     Attributes:
         holders: who holds the prompts.
         bank: the rules that policies may have.
+        ends: of the own texts, as given.
         passes: how often a block was really run under a policy.
         n_blocks: how many blocks there are.
         n_kv_heads: KV heads of a layer.
@@ -95,15 +96,14 @@ class Engine:
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
         whole = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
-        self.bank, self._ends = Bank(whole, tuple(own)), ends
+        self.bank, self.ends = Bank(whole, tuple(own)), ends
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
         planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(planned)
-        portion = Portion(
-            self.samples, dict(enumerate(planned)), self.bank, tuple(learn_from), ends, memory, attached
-        )  # fmt: skip
+        prompts, blocks = dict(enumerate(self.samples)), dict(enumerate(planned))
+        portion = Portion(prompts, blocks, self.bank, tuple(learn_from), ends, memory, attached)
         self._rows = [np.array(portion.rows(index)) for index in range(self.n_blocks)]  # [sample of the block], each
         self._measured: dict[tuple[int, Policy], Losses] = {}
         count = Count(progress, len(self.samples) * (2 if ends else 1))
@@ -128,7 +128,7 @@ class Engine:
 
     def own_texts(self, ends: Ends) -> dict[int, Text]:
         """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
-        if self._ends is None or self._ends != ends:
+        if self.ends is None or self.ends != ends:
             return {}
         return {row: text for found in self.everywhere(Holder.own_texts) for row, text in found.items()}
 

@@ -134,7 +134,7 @@ class Holder:
 
     def measure_directly(self, policy: Policy) -> dict[int, Losses]:
         """Losses by block from really running the attached model."""
-        return {index: self._attached(block, policy) for index, block in self.blocks()}
+        return {index: self._attached(self.load(index), policy) for index in self._indices}
 
     def _gathered(self, index: int, block: Block, policy: Policy) -> Losses:
         keep = [keep_masks(batch, policy, self.reader.bank) for batch in block]

@@ -35,17 +35,17 @@ def tokens_at_once(bytes_per_token: int) -> int:
     return max(1, min(BATCH_TOKENS, BATCH_BYTES // bytes_per_token))
 
 
-def allowed_memory(asked: str | None, devices: Sequence[torch.device]) -> int:
+def allowed_memory(asked: str | None, devices: Sequence[torch.device], processes: int = 1) -> int:
     """Bytes from what --memory says, such as "8GiB"; what is left of the machine if it says nothing.
 
-    `devices`: where each layer is.
+    `devices`: where each layer is. `processes`: as many share the machine, but no GPU.
     """
-    return parse_bytes(asked) if asked else default_memory(devices)
+    return parse_bytes(asked) // processes if asked else default_memory(devices, processes)
 
 
-def default_memory(devices: Sequence[torch.device]) -> int:
-    """Half of what is free now: of the host, and of all GPUs among `devices`."""
-    return (_free_on_host() + sum(map(_free_on_gpu, set(devices)))) // 2
+def default_memory(devices: Sequence[torch.device], processes: int = 1) -> int:
+    """Half of what is free now: of the host, shared by `processes`, and of all GPUs among `devices`."""
+    return (_free_on_host() // processes + sum(map(_free_on_gpu, set(devices)))) // 2
 
 
 def room(

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.batch import PromptBatch
-from tuner.measuring.reading import Reader
+from tuner.measuring.reading import Reader, Samples
 from tuner.measuring.texts import Begun, Ends, Text, go_on
 
 
@@ -24,7 +23,7 @@ class OwnTexts:
         known: what the full cache writes, by sample, of those that were read by now.
     """
 
-    def __init__(self, reader: Reader, samples: Sequence[Encoded], ends: Ends) -> None:
+    def __init__(self, reader: Reader, samples: Samples, ends: Ends) -> None:
         self._reader, self._samples, self.ends = reader, samples, ends
         self.known: dict[int, Text] = {}
 

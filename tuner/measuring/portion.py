@@ -14,14 +14,14 @@ from tuner.measuring.texts import Ends
 class Portion:
     """What a holder holds.
 
-    samples: all that there are. blocks: those to hold, by their index; each a list of batches of places in `samples`.
+    samples: by their place among all. blocks: those to hold, by their index; each a list of batches of such places.
     bank: the rules that rank tokens. learn_from: half-lives in the bank whose sums are held, so that rules can be
     learned from them. ends: of the texts that the full cache writes, along which policies are judged too; None: along
     the reference answers alone. memory: bytes for what is held; None for no limit. attached: every policy is measured
     by really running it.
     """
 
-    samples: Sequence[Encoded]
+    samples: Mapping[int, Encoded]
     blocks: Mapping[int, Sequence[list[int]]]
     bank: Bank
     learn_from: tuple[float, ...] = ()
@@ -34,5 +34,7 @@ class Portion:
         return [row for batch in self.blocks[index] for row in batch]
 
     def part(self, index: int, count: int) -> Portion:
-        """What holder `index` of `count` holds: every so manieth block, so that all are busy from the first one on."""
-        return replace(self, blocks={place: self.blocks[place] for place in self.blocks if place % count == index})
+        """What holder `index` of `count` holds: the blocks `index`, `index + count` and so on, so that all are busy."""
+        blocks = {place: self.blocks[place] for place in self.blocks if place % count == index}
+        rows = [row for batches in blocks.values() for batch in batches for row in batch]
+        return replace(self, blocks=blocks, samples={row: self.samples[row] for row in rows})

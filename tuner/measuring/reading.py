@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,10 +30,14 @@ Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor,
 `[batch, kv_head or 1, group * read, kept + new]`."""
 
 
+Samples = Sequence[Encoded] | Mapping[int, Encoded]
+"""By their places among all; of a mapping some may be missing."""
+
+
 class Reader:
     """A model in eval mode, the samples that it reads, and the rules that rank their tokens: `bank`."""
 
-    def __init__(self, model: Any, samples: Sequence[Encoded], bank: Bank, learn_from: Sequence[float] = ()) -> None:
+    def __init__(self, model: Any, samples: Samples, bank: Bank, learn_from: Sequence[float] = ()) -> None:
         """`learn_from`: half-lives whose sums are held besides, so that rules can be learned from them."""
         self.model, self._samples, self.bank = model, samples, bank
         self.learn_from = tuple(learn_from)

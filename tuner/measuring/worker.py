@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from a2sf_core.placement import layer_devices
+from tuner.inputs.identity import model_identity
 from tuner.inputs.models import model_of
-from tuner.measuring.blocks import Told
 from tuner.measuring.holder import Holder
 from tuner.measuring.memory import allowed_memory
 from tuner.measuring.portion import Portion
@@ -32,6 +32,23 @@ class Wanted:
     portion: Any
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The prompts of so many engines are held at once, by so many actors on one machine."""
+
+    engines: int
+    actors: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """Where an actor is, the process that it is now, and which model it has loaded."""
+
+    machine: str
+    process: int
+    model: str
+
+
 class Worker:
     """Loads the model of `settings` when it is first asked, and computes with so many `threads`.
 
@@ -45,51 +62,45 @@ class Worker:
         self._done = 0
 
     @cached_property
-    def _loaded(self) -> tuple[Any, int]:
-        """The model, and the bytes that all prompts here may take, as the machine was before any was read."""
-        model = model_of(self._settings)[0]
-        return model, allowed_memory(self._settings.memory, layer_devices(model))
+    def _model(self) -> Any:
+        return model_of(self._settings)[0]
 
-    def start(self) -> str:
-        """Load the model. Returns the machine that it is on; raises A2SFError if the model cannot be loaded."""
+    def start(self) -> Started:
+        """Load the model; raises A2SFError if it cannot be loaded."""
         import ray
 
-        assert self._loaded
-        return str(ray.get_runtime_context().get_node_id())
+        return Started(str(ray.get_runtime_context().get_node_id()), os.getpid(), model_identity(self._model))
 
-    def run(self, wanted: Wanted, share: int, what: Callable[..., Any], given: Sequence[Any]) -> Any:
-        """`what(holder, *given)`; the prompts of an engine may take one `share`th of the memory."""
-        holder = self._holder(wanted, share)
+    def run(self, wanted: Wanted, memory: Memory, what: Callable[..., Any], given: Sequence[Any]) -> tuple[int, Any]:
+        """The process that this is, and `what(holder, *given)`."""
+        holder = self._holder(wanted, memory)
         holder.told = self._one_more
-        return what(holder, *given)
+        return os.getpid(), what(holder, *given)
 
-    def pid(self) -> int:
-        """Of the process that this is now."""
-        return os.getpid()
+    def forget(self, engine: int) -> None:
+        """Let go of what is held for `engine`."""
+        self._held.pop(engine, None)
 
     def done(self) -> int:
         """Pieces of long work done since the process began, for whoever watches."""
         return self._done
 
-    def _holder(self, wanted: Wanted, share: int) -> Holder:
+    def _holder(self, wanted: Wanted, memory: Memory) -> Holder:
         import ray
 
         version, holder = self._held.get(wanted.engine, (-1, None))
         if holder and version == wanted.version:
             return holder
-        model, memory = self._loaded
         portion: Portion = ray.get(wanted.portion)
-        if holder and holder.portion.learn_from and not portion.learn_from:
+        if holder and holder.portion.learn_from and not portion.learn_from:  # a newer version: rules were learned
             holder.learn(portion.bank.own)
         else:
-            limit = None if portion.memory is None else memory // share
-            holder = Holder(model, replace(portion, memory=limit), self._one_more)
+            if portion.memory is not None:
+                allowed = allowed_memory(self._settings.memory, layer_devices(self._model), memory.actors)
+                portion = replace(portion, memory=allowed // memory.engines)
+            holder = Holder(self._model, portion, self._one_more)
         self._held[wanted.engine] = wanted.version, holder
         return holder
 
-    @property
-    def _one_more(self) -> Told:
-        def told() -> None:
-            self._done += 1
-
-        return told
+    def _one_more(self) -> None:
+        self._done += 1

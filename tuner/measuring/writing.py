@@ -61,7 +61,8 @@ class Writer:
 
     def _write(self, policy: Policy, rows: Sequence[int]) -> dict[int, Text]:
         """Token by token, the samples `rows`."""
-        found = self._engine.everywhere(_written, policy, rows, self._ends)
+        ends = None if self._ends == self._engine.ends else self._ends  # which may hold a tokenizer: known there
+        found = self._engine.everywhere(_written, policy, rows, ends)
         return {row: text for part in found for row, text in part.items()}
 
 
@@ -78,8 +79,13 @@ def _agreeing(holder: Holder, policy: Policy, texts: Sequence[Text]) -> dict[int
 
 
 @torch.no_grad()
-def _written(holder: Holder, policy: Policy, rows: Sequence[int], ends: Ends) -> dict[int, Text]:
-    """Texts of the samples `rows` that are held here; rows of several batches are written together."""
+def _written(holder: Holder, policy: Policy, rows: Sequence[int], given: Ends | None) -> dict[int, Text]:
+    """Texts of the samples `rows` that are held here; rows of several batches are written together.
+
+    `given`: when they are over, if not where the own texts are.
+    """
+    ends = given or holder.portion.ends
+    assert ends is not None
     texts: dict[int, Text] = {}
     waiting: list[Begun] = []
     with answering(holder.model):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ MODEL, TOKENIZER = load_model("reference", "cpu")
 TASK = load_task("chat")
 ENDS = Grader.of(TASK, MODEL, TOKENIZER).ends
 FULL, SMALL = Policy.full(4), Policy.h2o(4, 0.1)
-Make = Callable[..., Engine]
+SAID: list[str] = []
 
 
 def chats() -> list[Encoded]:
@@ -50,7 +50,7 @@ def chats() -> list[Encoded]:
 
 @pytest.fixture(scope="module")
 def actors() -> Iterator[Actors]:
-    found = Actors(Settings("chat", 1, device="cpu", ray="local", actors=2), 3, print)
+    found = Actors(Settings("chat", 1, device="cpu", ray="local", actors=2), MODEL, 3, SAID.append)
     yield found
     found.close()
 
@@ -69,7 +69,7 @@ def check_equal(ours: Losses, theirs: Losses) -> None:
 
 def kill(actors: Actors, index: int) -> None:
     """As the kernel does when memory runs out."""
-    os.kill(ray.get(actors.actors[index].pid.remote()), signal.SIGKILL)
+    os.kill(ray.get(actors.actors[index].start.remote()).process, signal.SIGKILL)
 
 
 def test_losses_are_those_of_one_process_bit_for_bit(actors: Actors) -> None:
@@ -122,12 +122,13 @@ def test_a_killed_actor_comes_back_and_nothing_changes(actors: Actors) -> None:
     for engine in (here, there):
         engine.learn(rules)
     learned = Policy(tuple(LayerPolicy(rule, 0.2, 0.25, 1) for rule in rules))
-    before = ray.get(actors.actors[1].pid.remote())
+    before = ray.get(actors.actors[1].start.remote()).process
     kill(actors, 1)
     check_equal(there.evaluate(learned), here.evaluate(learned))
-    assert ray.get(actors.actors[1].pid.remote()) != before
+    assert ray.get(actors.actors[1].start.remote()).process != before
     kill(actors, 0)
     check_equal(there.evaluate(SMALL), here.evaluate(SMALL))
+    assert [said[: len("Ray actor 1 had died")] for said in SAID] == ["Ray actor 2 had died", "Ray actor 1 had died"]
 
 
 def test_what_an_actor_refuses_is_said_in_its_own_sentence(actors: Actors) -> None:
@@ -142,15 +143,19 @@ def out_of_memory(_holder: Holder) -> None:
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
-    [("model='./no-such', ray='local'", "./no-such"), ("ray='127.0.0.1:1'", "no Ray cluster at --ray 127.0.0.1:1")],
+    [
+        ("model='./no-such', ray='local'", "./no-such"),
+        ("ray='127.0.0.1:1'", "no Ray cluster at --ray 127.0.0.1:1"),
+    ],
 )
 def test_actors_that_cannot_be_are_said(given: str, sentence: str) -> None:
     """In a program of its own: a program has one Ray."""
     code = f"""
+from tuner.inputs.models import load_model
 from tuner.measuring.actors import Actors
 from tuner.settings import Settings
-Actors(Settings("chat", 1, actors=1, {given}), 3, print)
+Actors(Settings("chat", 1, actors=1, device="cpu", {given}), load_model("reference", "cpu")[0], 3, print)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert "A2SFError: " in done.stderr
     assert sentence in done.stderr

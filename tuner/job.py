@@ -128,17 +128,17 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
     identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
     memory = allowed_memory(settings.memory, layer_devices(model)) // PARTS_HELD
+    actors = None
+    if settings.ray:
+        watch.step("Starting Ray actors")
+        actors = Actors(settings, model, PARTS_HELD, watch.say)
+        until_the_end.callback(actors.close)
     until_the_end.enter_context(only_run_in(folder))
     fleet = None
     if settings.storage:
         fleet = Fleet(settings.storage, settings.study or settings.name(task.name), folder, identity, watch.say)
         until_the_end.callback(fleet.close)
     study = Study(folder, identity, settings.seed, fleet)
-    actors = None
-    if settings.ray:
-        watch.step("Starting Ray actors")
-        actors = Actors(settings, model, PARTS_HELD, watch.say)
-        until_the_end.callback(actors.close)
     watch.say(f"{task.title}: {settings.model}, {parts}{remark}")
     grader = Grader.of(task, model, tokenizer)
     job = Job(

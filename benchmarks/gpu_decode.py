@@ -81,7 +81,6 @@ def filled_cache(policy: Policy, model: Any, batch: int, context: int) -> A2SFCa
         drawn = torch.rand(*shape[:2], context, device=DEVICE).topk(shape[2]).indices
         layer.positions = drawn.sort(dim=-1).values
         layer.scores = torch.rand(len(layer.half_lives), *shape, device=DEVICE)
-        layer.n_valid = torch.full((batch,), context, device=DEVICE)
         layer.seen = context
         layer.is_dense = layer.heads_agree = False
     return cache

@@ -16,8 +16,8 @@ from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import Bank
 from tuner.measuring.batch import PromptBatch, keep_masks
-from tuner.measuring.engine import by_gathering
 from tuner.measuring.losses import TokenLosses
+from tuner.measuring.portion import by_gathering
 from tuner.measuring.reading import Reader
 
 TEXTS = ("reference", "own")

@@ -30,7 +30,6 @@ from tuner.inputs.tasks import load_task
 from tuner.judging.grading import Grader
 from tuner.measuring.actors import Actors
 from tuner.measuring.engine import Engine
-from tuner.measuring.holders import Here
 from tuner.measuring.losses import Losses
 from tuner.settings import Settings
 
@@ -77,7 +76,7 @@ def main() -> None:
     found: dict[str, list[Losses]] = {}
     times: dict[str, tuple[float, float]] = {}
     engines = {}
-    for name, hold in (("one process", Here), (f"{options.actors} actors", actors.hold)):
+    for name, hold in (("one process", None), (f"{options.actors} actors", actors.hold)):
         reading, engine = seconds(lambda: Engine(model, samples, ends=ends, hold=hold))  # noqa: B023
         measuring, found[name] = seconds(lambda: [engine.evaluate(policy) for policy in policies])  # noqa: B023
         times[name], engines[name] = (reading, measuring), engine

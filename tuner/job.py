@@ -27,7 +27,6 @@ from tuner.judging.contest import Contest
 from tuner.judging.grading import Grader
 from tuner.measuring.actors import Actors
 from tuner.measuring.engine import Engine
-from tuner.measuring.holders import Here
 from tuner.measuring.memory import allowed_memory
 from tuner.search.dimensions import Dimensions
 from tuner.search.fleet import Fleet
@@ -103,7 +102,7 @@ class Job:
         return Engine(
             self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
             bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
-            hold=self.actors.hold if self.actors else Here,
+            hold=self.actors.hold if self.actors else None,
         )  # fmt: skip
 
 

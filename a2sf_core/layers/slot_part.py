@@ -189,7 +189,6 @@ class SlotPart:
         layer.positions = _moved(slots.positions.long(), order, kept, kept, -1)
         if slots.scores:
             layer.scores = torch.stack([_moved(each, order, kept, kept, 0) for each in slots.scores])
-        layer.n_valid = layer.n_valid + decoded
         layer.seen += decoded
         layer.is_dense = layer.heads_agree = False
         layer.has_empty = bool((layer.positions < 0).any())

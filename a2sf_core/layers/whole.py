@@ -75,8 +75,8 @@ class A2SFLayer(PruningLayer):
         """Back to an empty layer; the tensors are released."""
         self.keys = self.values = None
         self.is_initialized = False
-        self._positions = self.scores = self._n_valid = self.left_padding = torch.empty(0)
-        self._unplaced = self._uncounted = 0  # the last tokens, of whose positions and number nobody has asked yet
+        self._positions = self.scores = self._padding = self.left_padding = torch.empty(0)
+        self._unplaced = 0  # the last tokens, of whose positions nobody has asked yet
         self.half_lives, self.recent_queries = self._half_lives, RecentQueries(self._holds)
         self.seen = 0
         self._is_sealed = False
@@ -94,8 +94,8 @@ class A2SFLayer(PruningLayer):
         self.values = value_states[:, :, :0]
         self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.long, device=self.device)
         self.scores = torch.zeros(len(self.half_lives), batch, kv_heads, 0, device=self.device)
-        self.n_valid = torch.zeros(batch, dtype=torch.long, device=self.device)
-        self.left_padding = torch.zeros_like(self.n_valid)
+        self._padding = torch.zeros(batch, dtype=torch.long, device=self.device)
+        self.left_padding = torch.zeros_like(self._padding)
         self.is_initialized = True
 
     def get_seq_length(self) -> int:
@@ -118,14 +118,8 @@ class A2SFLayer(PruningLayer):
 
     @property
     def n_valid(self) -> Tensor:
-        """As above."""
-        if self._uncounted:
-            self._n_valid, self._uncounted = self._n_valid + self._uncounted, 0
-        return self._n_valid
-
-    @n_valid.setter
-    def n_valid(self, n_valid: Tensor) -> None:
-        self._n_valid, self._uncounted = n_valid, 0
+        """As above: all but the padding."""
+        return self.seen - self._padding
 
     def tensors(self) -> list[Tensor]:
         """All that is held now; nothing before the first token."""
@@ -140,7 +134,7 @@ class A2SFLayer(PruningLayer):
         rows = indices.to(self.device)
         self.keys, self.values = self.keys[rows], self.values[rows]
         self.positions = self.positions[rows]
-        self.n_valid, self.left_padding = self.n_valid[rows], self.left_padding[rows]
+        self._padding, self.left_padding = self._padding[rows], self.left_padding[rows]
         self.scores = self.scores[:, rows]
         self.recent_queries.select_rows(rows)
 
@@ -181,7 +175,6 @@ class A2SFLayer(PruningLayer):
         batch, kv_heads, new = keys.shape[:3]
         if valid is None:
             self._unplaced += new
-            self._uncounted += new
         else:
             positions = torch.arange(self.seen, self.seen + new, device=self.device).expand(batch, new)
             positions = positions.masked_fill(~valid, -1)[:, None].expand(batch, kv_heads, new)
@@ -189,7 +182,7 @@ class A2SFLayer(PruningLayer):
             before_first = (self.n_valid[:, None] + valid.cumsum(-1)) == 0  # [batch, new]
             self.left_padding = self.left_padding + before_first.sum(-1)
             self.is_dense, self.has_empty, self.is_padded = False, True, True
-            self.n_valid = self.n_valid + valid.sum(-1)
+            self._padding = self._padding + (~valid).sum(-1)
         self.keys = torch.cat([self.keys, keys], dim=-2)
         self.values = torch.cat([self.values, values], dim=-2)
         if self.half_lives:

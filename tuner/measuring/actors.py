@@ -1,4 +1,4 @@
-"""Prompts held by Ray actors, on one machine or on many: each has the model and every so manieth block.
+"""Prompts held by Ray actors, on one machine or on many: each has the model and some of the blocks.
 
 The driver keeps study and race. An actor that dies comes back as another process, reads its blocks again when it is
 next asked, and what it was asked is asked again; as nothing an actor finds depends on what it found before, no figure
@@ -8,10 +8,6 @@ changes.
 from __future__ import annotations
 
 import itertools
-import logging
-import os
-import socket
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from a2sf_core.errors import A2SFError
 from a2sf_core.rules.base import ScoreRule
-from tuner.choices import RAY_LOCAL, REFERENCE, SMOLLM2
+from tuner.choices import REFERENCE, SMOLLM2
 from tuner.inputs.identity import model_identity
 from tuner.inputs.model_folder import brief
 from tuner.measuring.blocks import Told, nobody
+from tuner.measuring.cluster import connected
 from tuner.measuring.portion import Portion
-from tuner.measuring.sharing import FEWEST, shared_out
+from tuner.measuring.sharing import shared_out
 from tuner.measuring.worker import Memory, Wanted, Worker
 from tuner.settings import Settings
 
@@ -37,12 +32,8 @@ Found = TypeVar("Found")
 
 LIVES = 10
 """Times that an actor may die before the run gives up."""
-STARTS = 3
-"""Times that a local Ray is tried to be started: on a busy machine it gives up after half a minute."""
 NEWS_EVERY = 1.0
 """Seconds between two questions how far the actors are."""
-KNOCK = 10.0
-"""Seconds that a cluster may take to answer at all."""
 PATIENCE = 60.0
 """Seconds until it is said that the cluster has no room yet."""
 
@@ -61,16 +52,16 @@ class Actors:
     """
 
     def __init__(self, settings: Settings, model: Any, portions: int, say: Callable[[str], None]) -> None:
-        self._say, self._engines, self._portions = say, itertools.count(), portions
+        self._say, self._engines = say, itertools.count()
         self.actors: list[Any] = []
-        self._ray, self._is_ours = _connected(str(settings.ray), settings.actors)
+        self._ray, self._is_ours = connected(str(settings.ray), settings.actors)
         try:
-            self._start(_for_everybody(settings, model), model_identity(model))
+            self._start(_for_everybody(settings, model), model_identity(model), portions)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, settings: Settings, identity: str) -> None:
+    def _start(self, settings: Settings, identity: str, portions: int) -> None:
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         share = shared_out(machines, settings.actors, settings.device != "cpu", settings.device_map is not None)
         actor = self._ray.remote(
@@ -89,12 +80,12 @@ class Actors:
                 "must lie under the same path on all machines."
             )
         machine = Counter(found.machine for found in started)
-        self.shares = [Memory(self._portions, machine[found.machine]) for found in started]
+        self.shares = [Memory(portions, machine[found.machine]) for found in started]
         self._processes = [found.process for found in started]
 
-    def hold(self, model: Any, portion: Portion, told: Told = nobody) -> Held:  # noqa: ARG002
-        """Let the actors hold `portion`; each of them has a model of its own."""
-        return Held(self, next(self._engines), portion, told)
+    def hold(self, portion: Portion) -> Held:
+        """Let the actors hold `portion`."""
+        return Held(self, next(self._engines), portion)
 
     def get(self, results: Sequence[Any], meanwhile: Callable[[], None] | None = None) -> list[Any]:
         """What `results` came to; `meanwhile` is called every `NEWS_EVERY` seconds until then.
@@ -103,13 +94,13 @@ class Actors:
             A2SFError: what one of the actors raised, as soon as it does, or if one of them died too often.
         """
         errors, waiting = self._ray.exceptions, list(results)
+        found: dict[Any, Any] = {}
         try:
             while waiting:
                 ready, waiting = self._ray.wait(waiting, timeout=NEWS_EVERY)
-                self._ray.get(ready)
+                found |= dict(zip(ready, self._ray.get(ready), strict=True))
                 if meanwhile:
                     meanwhile()
-            return list(self._ray.get(list(results)))
         except errors.RayTaskError as error:
             if isinstance(error.cause, A2SFError):
                 raise error.cause from None
@@ -120,6 +111,7 @@ class Actors:
                 "short (lower --memory or --actors), or a machine lacks a2sf-tune in this version. What was finished "
                 "is kept; the same command goes on from there."
             ) from error
+        return [found[each] for each in results]
 
     def note(self, index: int, process: int) -> None:
         """Actor `index` has answered from `process`; it is said if that is another one than before."""
@@ -159,12 +151,11 @@ class Actors:
 class Held:
     """The prompts of one engine at the actors: a `Holders`."""
 
-    def __init__(self, actors: Actors, engine: int, portion: Portion, told: Told) -> None:
+    def __init__(self, actors: Actors, engine: int, portion: Portion) -> None:
         self._actors, self._engine, self._version = actors, engine, -1
         self.count = min(actors.count, len(portion.blocks))
         self._know(portion)
         weakref.finalize(self, actors.forget, engine).atexit = False
-        self.run(_nothing, dict.fromkeys(range(self.count), ()), told)
 
     def _know(self, portion: Portion) -> None:
         self._portion, self._version = portion, self._version + 1
@@ -188,7 +179,7 @@ class Held:
 
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """See `Holders`; each actor learns when it is next asked."""
-        self._know(replace(self._portion, bank=replace(self._portion.bank, own=tuple(own)), learn_from=()))
+        self._know(self._portion.learned(own))
 
 
 class _News:
@@ -205,66 +196,19 @@ class _News:
             self._known[place] = now
 
 
-def _nothing(_holder: object) -> None:
-    """What is asked of a holder that is to read its prompts."""
-
-
-def _connected(address: str, actors: int | None) -> tuple[Any, bool]:
-    """Ray, connected to the cluster at `address`, or to one of its own; False if this program had done so before.
-
-    Raises:
-        A2SFError: if there is none, or it cannot be started.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    common = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if ray.is_initialized():
-        return ray, False
-    if address != RAY_LOCAL:
-        try:
-            _knock(address)  # Ray itself would try for minutes
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
-            raise A2SFError(
-                f"there is no Ray cluster at --ray {address} that this machine belongs to ({brief(error)}); join it "
-                f"with `ray start --address=HOST:PORT`, or say --ray {RAY_LOCAL}."
-            ) from error
-        return ray, True
-    # This process waits while the actors work, so that its threads are theirs.
-    cores = max(actors or torch.cuda.device_count() or FEWEST, torch.get_num_threads())
-    for attempt in range(STARTS):
-        try:
-            ray.init(RAY_LOCAL, num_cpus=cores, include_dashboard=False, **common)
-        except Exception as error:  # that it gave up in half a minute has no type of its own
-            ray.shutdown()
-            problem = brief(error)
-            time.sleep(attempt)
-        else:
-            return ray, True
-    raise A2SFError(
-        f"Ray could not be started on this machine ({problem}); try again when it is less busy, or leave --ray out."
-    )
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at an `address` with a port."""
-    host, _, port = address.rpartition(":")
-    if host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
-
-
 def _for_everybody(settings: Settings, model: Any) -> Settings:
     """`settings` that mean the same in every process: no secret, no path from here, and the model's own type."""
-    own, device_map = settings.model, settings.device_map
-    if own not in (REFERENCE, SMOLLM2) and Path(own).exists():
-        own = str(Path(own).resolve())
-    if device_map and Path(device_map).exists():
-        device_map = str(Path(device_map).resolve())
+    own, dtype = settings.model, str(model.dtype).removeprefix("torch.")
     return replace(
-        settings, model=own, device_map=device_map, adapter=settings.adapter and settings.adapter.resolve(),
-        dtype=str(model.dtype).removeprefix("torch."), storage=None, mlflow=None,
+        settings, model=own if own in (REFERENCE, SMOLLM2) else _absolute(own), dtype=dtype,
+        device_map=settings.device_map and _absolute(settings.device_map),
+        adapter=settings.adapter and settings.adapter.resolve(), storage=None, mlflow=None,
     )  # fmt: skip
+
+
+def _absolute(given: str) -> str:
+    """A path that is there, as it is called from everywhere; anything else as it is."""
+    return str(Path(given).resolve()) if Path(given).exists() else given
 
 
 def _reason(error: BaseException) -> str:

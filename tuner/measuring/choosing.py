@@ -26,7 +26,7 @@ def log_likelihoods(engine: Engine, policy: Policy, texts: Sequence[Sequence[int
 @torch.no_grad()
 def _log_likelihoods(holder: Holder, policy: Policy, texts: Sequence[Sequence[int]]) -> tuple[list[int], list[float]]:
     """The samples that are held here, and the sums of their texts."""
-    rows, sums, reader, gathers = [], [], holder.reader, holder.gathers(policy)
+    rows, sums, reader, gathers = [], [], holder.reader, holder.portion.gathers(policy)
     with answering(holder.model) if gathers else nullcontext():
         for batch, keep in holder.batches(policy):
             ids, valid = pad([texts[row] for row in batch.samples], batch.mask.device, left=False)

@@ -8,7 +8,6 @@ Policies that evict while the prompt is read (`chunk`, `step`) are measured by r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +21,8 @@ from a2sf_core.shape import fingerprint, n_kv_heads
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.bank import BANK, Bank
 from tuner.measuring.blocks import Told, nobody
-from tuner.measuring.holder import Holder, by_gathering
-from tuner.measuring.holders import Here, Hold
+from tuner.measuring.holder import Holder
+from tuner.measuring.holders import Here, Holders
 from tuner.measuring.losses import Losses, Seen
 from tuner.measuring.memory import tokens_at_once
 from tuner.measuring.plan import plan
@@ -54,7 +53,7 @@ class Engine:
         own: one rule more for each layer, or none.
         learn_from: half-lives in the bank whose sums are held, so that `learn` can bring such rules later.
         attached: measure every policy by really running it, for models whose figures hang on how tokens are read.
-        hold: who holds the prompts; this process, if nobody else is named.
+        hold: called with all that is to be held, says who does; None for this process.
 
     Raises:
         A2SFError: if memory runs out, or is limited for a model that several processes share: each would decide for
@@ -62,8 +61,7 @@ class Engine:
 
     Attributes:
         holders: who holds the prompts.
-        bank: the rules that policies may have.
-        ends: of the own texts, as given.
+        portion: what all of them hold together, the rules that were learned meanwhile included.
         passes: how often a block was really run under a policy.
         n_blocks: how many blocks there are.
         n_kv_heads: KV heads of a layer.
@@ -85,30 +83,30 @@ class Engine:
         own: Sequence[ScoreRule] = (),
         learn_from: Sequence[float] = (),
         attached: bool = False,
-        hold: Hold = Here,
+        hold: Callable[[Portion], Holders] | None = None,
     ) -> None:
         if memory is not None and n_processes(model) > 1:
             raise A2SFError("an engine of a model that several processes share takes no limit of memory.")
-        self.model, self.attached = model, attached
+        self.model = model
         self.samples = list(samples)
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)
         self.passes = 0
         whole = tuple(dict.fromkeys((*bank, Position())))  # where nothing is to be ranked
-        self.bank, self.ends = Bank(whole, tuple(own)), ends
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
         planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
         self.n_blocks = len(planned)
         prompts, blocks = dict(enumerate(self.samples)), dict(enumerate(planned))
-        portion = Portion(prompts, blocks, self.bank, tuple(learn_from), ends, memory, attached)
-        self._rows = [np.array(portion.rows(index)) for index in range(self.n_blocks)]  # [sample of the block], each
+        rules = Bank(whole, tuple(own))
+        self.portion = Portion(prompts, blocks, rules, tuple(learn_from), ends, memory, attached)
+        self._rows = [np.array(self.portion.rows(index)) for index in blocks]  # [sample of the block], each
         self._measured: dict[tuple[int, Policy], Losses] = {}
         count = Count(progress, len(self.samples) * (2 if ends else 1))
-        self.holders = hold(model, portion, count.one)
-        held = self.everywhere(_how_held)
+        self.holders: Holders = hold(self.portion) if hold else Here(model, self.portion)
+        held = self.everywhere(_how_held, told=count.one)  # which is what makes them read
         self.recomputes = any(again for again, _ in held)
         self.bytes_per_token = max(n_bytes for _, n_bytes in held)
         count.close()
@@ -123,12 +121,12 @@ class Engine:
 
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """Know one rule more for each layer, of the half-lives in `learn_from`; the sums that were held go."""
-        self.bank = replace(self.bank, own=tuple(own))
+        self.portion = self.portion.learned(own)
         self.holders.learn(tuple(own))
 
     def own_texts(self, ends: Ends) -> dict[int, Text]:
         """What the full cache writes until `ends`, by sample; empty where the engine was not asked for just that."""
-        if self.ends is None or self.ends != ends:
+        if self.portion.ends is None or self.portion.ends != ends:
             return {}
         return {row: text for found in self.everywhere(Holder.own_texts) for row, text in found.items()}
 
@@ -154,7 +152,7 @@ class Engine:
 
     def gathers(self, policy: Policy) -> bool:
         """True if `policy` is measured over what is picked from the prompts as read, False if by really running it."""
-        return not self.attached and by_gathering(policy)
+        return self.portion.gathers(policy)
 
     def knows(self, policy: Policy) -> bool:
         """True if `policy` was measured before, at least in part: asking again costs nothing, or less."""
@@ -214,7 +212,7 @@ class Engine:
         if len(policy.layers) != self.n_layers:
             raise A2SFError(f"the policy has {len(policy.layers)} layers but the model has {self.n_layers}.")
         for index, layer in enumerate(policy.layers) if self.gathers(policy) else ():
-            self.bank.place(index, layer)
+            self.portion.bank.place(index, layer)
             if (n_budgets := len(layer.head_budget_tokens(1))) not in (1, self.n_kv_heads):
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 

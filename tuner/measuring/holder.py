@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ class Holder:
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """Know one rule more for each layer, of the half-lives whose sums were held; these go."""
         half_lives = self.reader.learn(own)
-        self.portion = replace(self.portion, bank=self.reader.bank, learn_from=())
+        self.portion = self.portion.learned(own)
         self._store.change(lambda block: [with_rules(batch, own, half_lives) for batch in block])
 
     def lighten(self) -> None:
@@ -111,10 +110,6 @@ class Holder:
                 self.load(index)  # what no memory was left for was not read yet
         return self._own.known
 
-    def gathers(self, policy: Policy) -> bool:
-        """True if `policy` is measured over what is picked from the prompts as read, False if by really running it."""
-        return not self.portion.attached and by_gathering(policy)
-
     def measure(self, index: int, policies: Sequence[Policy]) -> tuple[list[Losses], int]:
         """Losses of each of `policies` on the samples of block `index`, and how often the model ran for them.
 
@@ -125,7 +120,8 @@ class Holder:
         with enough_memory(f"measuring on {len(self.portion.rows(index))} prompts"):
             block = self.load(index)
             with answering(self.model):  # once for all: it costs a walk over the model's modules
-                found |= {policy: self._gathered(index, block, policy) for policy in filter(self.gathers, policies)}
+                for policy in filter(self.portion.gathers, policies):
+                    found[policy] = self._gathered(index, block, policy)
             for policy in policies:
                 if policy not in found:
                     found[policy] = self._attached(block, policy)
@@ -165,11 +161,6 @@ class Holder:
         texts = zip(logits, batch.texts, strict=True)
         found = [TokenLosses.of(each, text, self.reader.head) for each, text in texts]
         return losses_of(found[0], found[1] if len(found) > 1 else None, share)
-
-
-def by_gathering(policy: Policy) -> bool:
-    """True if `policy` cuts once, after the prompt, so that what it keeps can be picked from what was read."""
-    return policy.evict == "prefill" and policy.decode_every is None
 
 
 def _join(parts: list[Losses]) -> Losses:

@@ -14,7 +14,7 @@ Found = TypeVar("Found")
 
 
 class Holders(Protocol):
-    """Holder `i` of `count` holds the blocks `i`, `i + count`, and so on."""
+    """Holder `i` of `count` holds the blocks `i`, `i + count`, and so on, which it reads when it is first asked."""
 
     @property
     def count(self) -> int:
@@ -29,7 +29,8 @@ class Holders(Protocol):
         Args:
             what: a function of a module, or a method of `Holder`, as it may have to be sent; what it returns is sent
                 back.
-            told: called whenever one of them calls its holder's `told`.
+            told: called for every prompt that is read meanwhile, every text that the full cache writes, and whenever
+                `what` calls its holder's `told`.
 
         Raises:
             A2SFError: what one of them raised.
@@ -42,31 +43,25 @@ class Holders(Protocol):
 
 
 class Here:
-    """All blocks in this process.
-
-    Attributes:
-        holder: what holds them.
-    """
+    """All blocks in this process."""
 
     count = 1
 
-    def __init__(self, model: Any, portion: Portion, told: Told = nobody) -> None:
-        self.holder = Holder(model, portion, told)
+    def __init__(self, model: Any, portion: Portion) -> None:
+        self._model, self._portion = model, portion
+        self._holder: Holder | None = None
 
     def run(
         self, what: Callable[..., Found], given: Mapping[int, tuple[Any, ...]], told: Told = nobody
     ) -> dict[int, Found]:
         """See `Holders`."""
-        self.holder.told = told
+        self._holder = self._holder or Holder(self._model, self._portion, told)
+        self._holder.told = told
         try:
-            return {index: what(self.holder, *each) for index, each in given.items()}
+            return {index: what(self._holder, *each) for index, each in given.items()}
         finally:
-            self.holder.told = nobody
+            self._holder.told = nobody
 
     def learn(self, own: Sequence[ScoreRule]) -> None:
         """See `Holders`."""
-        self.holder.learn(own)
-
-
-Hold = Callable[[Any, Portion, Told], Holders]
-"""Called with a model, what to hold, and what is told of every prompt and text."""
+        self.run(Holder.learn, {0: (own,)})

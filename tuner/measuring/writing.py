@@ -61,7 +61,8 @@ class Writer:
 
     def _write(self, policy: Policy, rows: Sequence[int]) -> dict[int, Text]:
         """Token by token, the samples `rows`."""
-        ends = None if self._ends == self._engine.ends else self._ends  # which may hold a tokenizer: known there
+        # They may hold a tokenizer, which need not be sent to where it is known.
+        ends = None if self._ends == self._engine.portion.ends else self._ends
         found = self._engine.everywhere(_written, policy, rows, ends)
         return {row: text for part in found for row, text in part.items()}
 

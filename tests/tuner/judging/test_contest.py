@@ -33,7 +33,9 @@ def test_a_candidate_is_judged_against_the_full_cache_on_the_same_samples(contes
 
 def test_several_splits_count_as_one(contest: Contest) -> None:
     (engine,) = contest.engines
-    halves = tuple(Engine(engine.model, part, bank=engine.bank.shared) for part in (samples(40)[:15], samples(40)[15:]))
+    halves = tuple(
+        Engine(engine.model, part, bank=engine.portion.bank.shared) for part in (samples(40)[:15], samples(40)[15:])
+    )
     both, whole = (each.look(H2O.at(0.2)) for each in (replace(contest, engines=halves), contest))
     assert both.kl == pytest.approx(whole.kl, rel=1e-4)
     assert sorted(both.paired.sums) == pytest.approx(sorted(whole.paired.sums))
@@ -45,7 +47,7 @@ def test_several_splits_count_as_one(contest: Contest) -> None:
 def test_samples_on_one_context_are_drawn_together(contest: Contest) -> None:
     (engine,) = contest.engines
     pairs = [replace(each, context_key=f"c{place // 2}") for place, each in enumerate(engine.samples)]
-    shared = replace(contest, engines=(Engine(engine.model, pairs, bank=engine.bank.shared),))
+    shared = replace(contest, engines=(Engine(engine.model, pairs, bank=engine.portion.bank.shared),))
     assert len(np.unique(shared.contexts)) == 20
     assert shared.look(H2O.at(0.2)).paired.n_contexts == 20
 

@@ -85,8 +85,8 @@ class KeptLayer(CacheLayerMixin):
         keys, values: `[batch, kv_head, kept + new, dim]`; the last `new` are filled by `update`, one after the other.
         slots: int64 `[batch, kv_head, kept]`, places in the prompt, -1 for unused ones.
         n_prompt: places that the prompt has, padding included.
-        watch: called with query `[batch, kv_head, group * read, dim]`, keys, values, scale and bias of each attention,
-            if set.
+        watch: called with query `[batch, kv_head, group * read, dim]`, keys, values, scale, bias and output
+            `[batch, kv_head, group * read, dim]` of each attention, if set.
     """
 
     is_sliding = False
@@ -100,7 +100,7 @@ class KeptLayer(CacheLayerMixin):
         self.n_prompt, self.alike = n_prompt, alike
         self._n_read = 0
         self._seen = (0, 0)
-        self.watch: Callable[[Tensor, Tensor, Tensor, float, Tensor], None] | None = None
+        self.watch: Callable[[Tensor, Tensor, Tensor, float, Tensor, Tensor], None] | None = None
         self.is_initialized = True
 
     @classmethod
@@ -218,10 +218,10 @@ def _attention(
     layer = _current.get()
     bias = layer.bias(heads // kv_heads, sliding_window, query.dtype)
     grouped = query.reshape(batch, kv_heads, -1, dim)  # [batch, kv_head, group * new, dim]
-    if layer.watch:
-        layer.watch(grouped, key, value, dim**-0.5 if scaling is None else scaling, bias)
     with sdpa_kernel(_BACKENDS):
         output = scaled_dot_product_attention(grouped, key, value, bias, scale=scaling)
+    if layer.watch:
+        layer.watch(grouped, key, value, dim**-0.5 if scaling is None else scaling, bias, output)
     return output.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None
 
 

@@ -24,10 +24,12 @@ from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
 from tuner.measuring.head import Head
 from tuner.measuring.losses import FullAnswers, JudgedText
 
-Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], None]
+Watcher = Callable[
+    [int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor, torch.Tensor], None
+]
 """Called with a layer's index, bool `[batch, read]` of the queries that count (they predict a token, or ask), query
-`[batch, kv_head, group * read, dim]`, key and value `[batch, kv_head, kept + new, dim]`, scale, and bias
-`[batch, kv_head or 1, group * read, kept + new]`."""
+`[batch, kv_head, group * read, dim]`, key and value `[batch, kv_head, kept + new, dim]`, scale, bias
+`[batch, kv_head or 1, group * read, kept + new]` and output `[batch, kv_head, group * read, dim]`."""
 
 
 Samples = Sequence[Encoded] | Mapping[int, Encoded]
@@ -118,7 +120,7 @@ class Reader:
             if ids.shape[1] > 1:
                 asked.cache.rewind()
                 _watch(asked.cache, watch, valid[:, 1:])
-                rest = self._read_on(before, asked.n_read, asked.cache, ids[:, :-1], valid[:, :-1], 0)
+                rest = self.read_on(before, asked.n_read, asked.cache, ids[:, :-1], valid[:, :-1])
                 logits = torch.cat([logits, rest], 1)
             found.append(logits)
         return found
@@ -149,7 +151,7 @@ class Reader:
         lengths = valid.sum(-1)  # [batch]
         fewest = int(lengths.min())
         # Of the vocabulary's logits only those that may predict an answer's first token are made.
-        read = self._read_on(batch.mask[rows], n_tokens, cache, questions, valid, 0, width - max(fewest, 1) + 1)
+        read = self.read_on(batch.mask[rows], n_tokens, cache, questions, valid, 0, width - max(fewest, 1) + 1)
         read = read if fewest else torch.cat([logits[:, None], read], 1)
         cache.settle(valid)
         return Asked(cache, n_tokens + lengths, read[torch.arange(len(read), device=read.device), lengths - fewest])
@@ -193,22 +195,22 @@ class Reader:
             kept = [layer.kept_counts().to(mask.device) for layer in cache.layers]
             if n_question:
                 questions, whole = batch.questions[rows, :n_question], batch.question_valid[rows, :n_question]
-                first = self._read_on(mask, n_read, cache, questions, whole, 0, 1)
+                first = self.read_on(mask, n_read, cache, questions, whole, 0, 1)
                 mask, n_read = torch.cat([mask, whole], -1), n_read + n_question
             rest = [
-                self._read_on(mask, n_read, cache, tokens[:, i : i + 1], valid[:, : i + 1], i)
+                self.read_on(mask, n_read, cache, tokens[:, i : i + 1], valid[:, : i + 1], i)
                 for i in range(tokens.shape[1] - 1)
             ]
         return torch.cat([first, *rest], 1), kept
 
-    def _read_on(
+    def read_on(
         self,
         before: torch.Tensor,
         n_read: torch.Tensor,
         cache: Cache,
         texts: torch.Tensor,
         valid: torch.Tensor,
-        start: int,
+        start: int = 0,
         last: int = 0,
     ) -> torch.Tensor:
         """Logits `[batch, token, vocab]` after reading `texts` `[batch, token]`, which begin at token `start`.

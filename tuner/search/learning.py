@@ -72,7 +72,7 @@ def worth_to_texts(holder: Holder, batch: PromptBatch) -> list[Tensor]:
              for layer in batch.layers]  # fmt: skip
 
     def watch(
-        index: int, counts: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor
+        index: int, counts: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor, _: Tensor
     ) -> None:
         lost = what_losing_costs(query, key, value, scale, bias)[..., :n_keys]
         group = lost.shape[2] // counts.shape[1]

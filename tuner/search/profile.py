@@ -1,7 +1,8 @@
 """What a profile is: who needs how much of the cache, and how each layer forgets, known before any search.
 
-There are two kinds: `cut_alone` measures what it costs to cut one layer or KV head while all others keep everything;
-`reconstruction` looks at what a model needs to say a prompt again. `profiles` says which one shapes a search.
+There are three kinds: `fisher` weighs tokens by the gradient of what the model predicts; `cut_alone` measures what it
+costs to cut one layer or KV head while all others keep everything; `reconstruction` looks at what a model needs to say
+a prompt again. `profiles` says which one shapes a search.
 """
 
 from __future__ import annotations

@@ -12,11 +12,14 @@ from a2sf_core.files import write_whole
 from a2sf_core.foreign import parse_json, read_text
 from tuner.schemas import validated
 from tuner.search.cut_alone import CutAlone
+from tuner.search.fisher import Fisher
 from tuner.search.profile import Profile
 from tuner.search.profile_schema import ProfiledSchema
 from tuner.search.reconstruction import Reconstruction
 
-KINDS: dict[str, type[CutAlone] | type[Reconstruction]] = {kind.kind: kind for kind in (CutAlone, Reconstruction)}
+KINDS: dict[str, type[CutAlone] | type[Fisher] | type[Reconstruction]] = {
+    kind.kind: kind for kind in (CutAlone, Fisher, Reconstruction)
+}
 
 
 @dataclass(frozen=True)

@@ -60,17 +60,50 @@ class ReconstructionSchema(Schema):
         return self
 
 
+class FisherSchema(Schema):
+    """`Fisher.to_dict`; `losses` is `[half_life][layer][kv_head][share]`."""
+
+    shares: Annotated[list[_Share], Field(min_length=1, max_length=_MOST_BUDGETS)]
+    half_lives: Annotated[list[_HalfLife], Field(min_length=1, max_length=len(HALF_LIVES))]
+    half_life: _HalfLife
+    floor: _Share
+    n_prompts: Annotated[int, Field(ge=1)]
+    losses: Annotated[
+        list[
+            Annotated[
+                list[Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]],
+                Field(min_length=1, max_length=_MOST),
+            ]
+        ],
+        Field(max_length=len(HALF_LIVES)),
+    ]
+
+    @model_validator(mode="after")
+    def _of_one_model(self) -> FisherSchema:
+        if self.half_life not in self.half_lives or len(self.losses) != len(self.half_lives):
+            raise ValueError("losses does not have one table for each of half_lives, or half_life is none of them")
+        if not {float(each) for each in self.half_lives} <= set(HALF_LIVES):
+            raise ValueError("half_lives holds one that no engine knows")
+        layers = [layer for table in self.losses for layer in table]
+        if len({len(table) for table in self.losses}) > 1 or len({len(heads) for heads in layers}) > 1:
+            raise ValueError("its tables differ in layers or KV heads")
+        if {len(row) for heads in layers for row in heads} != {len(self.shares)}:
+            raise ValueError(f"losses does not have one figure for each of {len(self.shares)} shares")
+        return self
+
+
 class MeasuredSchema(Schema):
     """The profiles that were measured, by kind."""
 
     cut_alone: Annotated[CutAloneSchema | None, Field(alias="cut alone")] = None
+    fisher: FisherSchema | None = None
     reconstruction: ReconstructionSchema | None = None
 
 
 class ProfiledSchema(Schema):
     """`Profiled.save`, field by field."""
 
-    used: Literal["cut alone", "reconstruction"]
+    used: Literal["cut alone", "fisher", "reconstruction"]
     why: Annotated[str, Field(max_length=2000)]
     held_out_kl: dict[Name, dict[Name, Finite]]
     measured: MeasuredSchema

@@ -1,28 +1,33 @@
-"""Which profile shapes a search: both kinds are measured as far as they are worth their price, and the one whose
-policies lose less on other search prompts is used.
+"""Which profile shapes a search: what is worth its price is measured, and the one whose policies lose least on other
+search prompts is used.
 
-Cutting alone finds what a small model needs of its task, but it takes some evaluations a layer, and heads that stand in
-for each other hide from it. Reconstruction costs three readings of a few prompts however deep the model is, and tells
-nothing of a model that cannot repeat a text.
+The Fisher profile costs a backward pass over the texts of a few prompts, however deep the model is. Models that give no
+gradients have reconstruction instead, three readings of a few prompts, which tells nothing of a model that cannot
+repeat a text. Cutting alone finds what a small model needs of its task, but it takes some evaluations a layer, and
+heads that stand in for each other hide from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
 from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
+from tuner.search.fisher import Fisher
+from tuner.search.gradients import READINGS as FISHER_READINGS
+from tuner.search.gradients import can_measure_fisher, measure_fisher
 from tuner.search.profile import PART_FILE, PROFILE_FILE, Profile
 from tuner.search.profile_file import Profiled
 from tuner.search.profile_part import Part
 from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.reconstruction import Reconstruction
-from tuner.search.rereading import Reread, TwiceReader, measure_reconstruction, prompts_to_reread
+from tuner.search.rereading import TwiceReader, measure_reconstruction, prompts_to_look_at
 from tuner.search.space import Space
 from tuner.watch import Progress, Watch
 
@@ -37,7 +42,7 @@ FEWEST_JUDGES = 8
 JUDGED_AT = (0.12, 0.27)
 """Budgets at which the profiles' policies are compared; the search begins with them, so that they cost nothing."""
 FLOORS = (0.5, 1.0)
-"""Weaker forms of the profile of reconstruction, tried beside it: half of it, and none, which is all heads alike."""
+"""Weaker forms of the profile of a few prompts, tried beside it: half of it, and none, which is all heads alike."""
 HALF_LIVES_TRIED = (16.0, 64.0, 256.0)
 """That go with it: the right one depends on what lies between the text and the cut."""
 
@@ -66,41 +71,71 @@ def kept_profile(
 
 
 def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part, seed: int, watch: Watch) -> Profiled:
-    """Measure both kinds, as far as that is affordable, and choose.
+    """Measure what is affordable, and choose.
 
     Args:
         engine: has read the search prompts.
         dimensions: what is searched; says what the policies of a profile are.
         limit: tokens that the model takes.
         part: what a run that was stopped found already.
-        seed: of the prompts that are read twice; the others judge.
+        seed: of the prompts that are looked at closely; the others judge.
         watch: told of all steps.
     """
     paid = READINGS_PAID * sum(map(len, {sample.prompt_ids for sample in engine.samples}))
-    rows = prompts_to_reread(engine.samples, seed, paid)
-    progress = watch.step("Reading prompts twice")
-    reread = measure_reconstruction(TwiceReader.at(engine), engine.samples, rows, limit, part, progress)
-    affordable = affordable_cuts(engine, paid - reread.cost)
+    rows = prompts_to_look_at(engine.samples, seed, paid)
+    looked = _look(engine, rows, limit, part, seed, watch)
+    affordable = affordable_cuts(engine, paid - looked.cost)
     known: dict[str, Profile] = {}
-    remark = ""
+    remark = looked.remark
     if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
         cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable, part)
         known[cut_alone.kind] = cut_alone
     else:
-        remark = (
+        remark += (
             f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
-            f"reading the prompts twice pays for {affordable}."
+            f"two readings of the search prompts pay for {affordable}."
         )
-    judges = _judges(engine, reread.rows, cut_alone=bool(known))
+    judges = _judges(engine, looked.rows, cut_alone=bool(known))
     n_evaluations = (len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)) * len(JUDGED_AT)
     compared = watch.step("Comparing profiles")
     judge = _Judge(engine, dimensions, judges, compared, n_evaluations)
-    candidates = known | _forms(judge, reread.profile)
+    candidates = known | _forms(judge, looked.profile)
     losses = {name: judge.losses(profile) for name, profile in candidates.items()}
     compared(n_evaluations, n_evaluations)  # some policies may have been the same
     best = _least(losses)
     others = {each.kind: each for each in candidates.values() if each.kind != candidates[best].kind}
-    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, reread, limit) + remark, losses)
+    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, looked.how) + remark, losses)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """The profile of a few prompts: places of these among the samples, what it cost in prompt tokens, and in words how
+    it was measured and what is to be remarked."""
+
+    profile: Fisher | Reconstruction
+    rows: Sequence[int]
+    cost: float
+    how: str
+    remark: str = ""
+
+
+def _look(engine: Engine, rows: Sequence[int], limit: int, part: Part, seed: int, watch: Watch) -> _Looked:
+    """At the samples `rows`, as closely as the model allows."""
+    if can_measure_fisher(engine):
+        in_bank = [rule.half_life for rule in engine.portion.bank.shared if isinstance(rule, Decay)]
+        half_lives = [half_life for half_life in HALF_LIVES_TRIED if half_life in in_bank] or in_bank[:1]
+        fisher = measure_fisher(engine, rows, half_lives, seed, part, watch.step("Weighing tokens"))
+        cost = FISHER_READINGS * sum(len(engine.samples[row].prompt_ids) for row in rows)
+        return _Looked(fisher, rows, cost, f"the gradients of {len(rows)} prompts")
+    progress = watch.step("Reading prompts twice")
+    reread = measure_reconstruction(TwiceReader.at(engine), engine.samples, rows, limit, part, progress)
+    remark = " The model gives no gradients, which would say more."
+    if reread.n_shortened:
+        remark += (
+            f" {reread.n_shortened} of the prompts read twice were shortened in the middle to {limit // 2} tokens, as "
+            f"the model takes {limit}."
+        )
+    return _Looked(reread.profile, reread.rows, reread.cost, f"{len(reread.rows)} prompts read twice", remark)
 
 
 def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
@@ -141,9 +176,10 @@ def _least(losses: Mapping[str, Mapping[str, float]]) -> str:
     return min(losses, key=lambda name: sum(losses[name].values()))
 
 
-def _forms(judge: _Judge, profile: Reconstruction) -> dict[str, Profile]:
-    """The profile of reconstruction with the half-life that suits it best, as it is and weakened, by name."""
-    tried = {f"{half_life:g}": replace(profile, half_life=half_life) for half_life in HALF_LIVES_TRIED}
+def _forms(judge: _Judge, profile: Fisher | Reconstruction) -> dict[str, Profile]:
+    """The profile with the half-life that suits it best, as it is and weakened, by name."""
+    half_lives = profile.half_lives if isinstance(profile, Fisher) else HALF_LIVES_TRIED
+    tried = {f"{half_life:g}": replace(profile, half_life=half_life) for half_life in half_lives}
     best = tried[_least({name: judge.losses(each) for name, each in tried.items()})]
     half, none = (replace(best, floor=floor) for floor in FLOORS)
     return {best.kind: best, f"{best.kind}, weakened": half, "heads alike": none}
@@ -168,19 +204,13 @@ def own_policy(dimensions: Dimensions, profile: Profile, budget: float) -> Polic
     return space.policy(space.complete(space.seed(budget)))
 
 
-def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], reread: Reread, limit: int) -> str:
+def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], how: str) -> str:
     def figures(name: str) -> str:
         return " and ".join(f"{loss:.3f}" for loss in losses[name].values())
 
     shares = " and ".join(f"{share:.0%}" for share in JUDGED_AT)
     others = ", ".join(f"{name} {figures(name)}" for name in losses if name != best)
-    text = (
-        f"Profile: {best} ({len(reread.rows)} prompts read twice). At {shares} of the cache its policies lose KL "
-        f"{figures(best)} on the other search prompts; {others}."
+    return (
+        f"Profile: {best} ({how}). At {shares} of the cache its policies lose KL {figures(best)} on the other search "
+        f"prompts; {others}."
     )
-    if reread.n_shortened:
-        text += (
-            f" {reread.n_shortened} of the prompts read twice were shortened in the middle to {limit // 2} tokens, as "
-            f"the model takes {limit}."
-        )
-    return text

@@ -66,7 +66,7 @@ class Reread:
         return READINGS * self.tokens
 
 
-def prompts_to_reread(samples: Sequence[Encoded], seed: int, most_tokens: float) -> list[int]:
+def prompts_to_look_at(samples: Sequence[Encoded], seed: int, most_tokens: float) -> list[int]:
     """Places of the prompts to look at: at most `MOST_PROMPTS`, half of all, and what `most_tokens` pay for.
 
     One is always looked at. The others stay for judging what it says. A context with several questions counts once.

@@ -59,9 +59,9 @@ def test_the_profile_whose_policies_lose_least_is_used_and_the_search_begins_wit
 
 def test_the_judges_are_prompts_that_no_profile_was_fitted_on() -> None:
     found, engine, _ = found_for(3)
-    from tuner.search.rereading import prompts_to_reread
+    from tuner.search.rereading import prompts_to_look_at
 
-    rows = prompts_to_reread(engine.samples, 0, float("inf"))
+    rows = prompts_to_look_at(engine.samples, 0, float("inf"))
     others = [row for row in range(12) if row not in rows]
     cut_alone = next(each for each in (found.used, *found.others) if each.kind == "cut alone")
     kl = engine.evaluate(own_policy(Dimensions("groups", True, 3), cut_alone, JUDGED_AT[0])).kl

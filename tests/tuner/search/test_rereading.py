@@ -15,7 +15,7 @@ from tests.tuner.models import samples, tiny
 from tuner.search import rereading
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import kept_shares
-from tuner.search.rereading import READINGS, TwiceReader, measure_reconstruction, prompts_to_reread, shortened
+from tuner.search.rereading import READINGS, TwiceReader, measure_reconstruction, prompts_to_look_at, shortened
 
 TOLD: list[tuple[int, int]] = []
 MODEL, SAMPLES = tiny("llama"), samples(12)
@@ -27,19 +27,19 @@ def progress(done: int, total: int) -> None:
 
 def test_at_most_eight_prompts_half_of_them_and_what_is_paid_for() -> None:
     many = samples(40)
-    rows = prompts_to_reread(many, 0, float("inf"))
+    rows = prompts_to_look_at(many, 0, float("inf"))
     assert (len(rows), len(set(rows))) == (8, 8)
-    assert rows != prompts_to_reread(many, 1, float("inf"))
-    assert len(prompts_to_reread(samples(6), 0, float("inf"))) == 3
-    assert len(prompts_to_reread(samples(1), 0, 0)) == 1
+    assert rows != prompts_to_look_at(many, 1, float("inf"))
+    assert len(prompts_to_look_at(samples(6), 0, float("inf"))) == 3
+    assert len(prompts_to_look_at(samples(1), 0, 0)) == 1
     cost = READINGS * len(many[rows[0]].prompt_ids)
-    assert prompts_to_reread(many, 0, cost) == rows[:1]
-    assert prompts_to_reread(many, 0, cost + READINGS * len(many[rows[1]].prompt_ids)) == rows[:2]
+    assert prompts_to_look_at(many, 0, cost) == rows[:1]
+    assert prompts_to_look_at(many, 0, cost + READINGS * len(many[rows[1]].prompt_ids)) == rows[:2]
 
 
 def test_a_context_with_several_questions_is_read_twice_once() -> None:
     asked = [replace(sample, question_ids=(i,)) for sample in samples(6) for i in range(5, 9)]
-    rows = prompts_to_reread(asked, 0, float("inf"))
+    rows = prompts_to_look_at(asked, 0, float("inf"))
     assert len({asked[row].prompt_ids for row in rows}) == len(rows) == 3
 
 

@@ -1,17 +1,18 @@
-"""What fixed budgets per KV head, learned by reading a few prompts twice, and learned forgetting are worth.
+"""What fixed budgets per KV head are worth, by reconstruction and by gradients, and what learned forgetting adds.
 
     python -m benchmarks.heads                              # SmolLM2 on the bundled facts, through its chat template
     python -m benchmarks.heads --data meetings.jsonl        # on data of your own
 
-Prompts of 500 to 1,000 tokens, all with contexts of their own: eight to learn budgets from (as many of them as it
-takes), others to learn forgetting from, others to measure on. Along the reference answers and along what the full cache
+Prompts of 500 to 1,000 tokens, all with contexts of their own: some to learn from (at most eight of them budgets, for
+reconstruction as many as it takes), others to measure on. Along the reference answers and along what the full cache
 writes: nats per token over the full cache, with bootstrap intervals over the prompts, and the paired difference of the
-mean KL to the best known method and to budgets per head with half-life 16, at the same budget.
+mean KL to the best known method and to reconstruction with half-life 16, at the same budget.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,15 +37,18 @@ from tuner.judging.intervals import paired_interval
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Losses
 from tuner.search.allocation import as_share
+from tuner.search.fisher import Fisher
+from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
+from tuner.search.profiles import HALF_LIVES_TRIED
 from tuner.search.reconstruction import RECENT, SINK, Reconstruction
-from tuner.search.rereading import MOST_PROMPTS, TwiceReader, measure_reconstruction
+from tuner.search.rereading import TwiceReader, measure_reconstruction, prompts_to_look_at
 from tuner.watch import silent
 
 TASK = Path(__file__).parent.parent / "studies" / "real" / "knowledge-chat.yaml"
 BUDGETS = (0.1, 0.2, 0.4)
-HEADS_16 = "budgets per head, half-life 16"
+HEADS_16 = "reconstruction, half-life 16"
 DRAWN = 400
 """Bundled samples to choose from, where no data is given."""
 
@@ -55,33 +59,38 @@ def with_budgets(shares: np.ndarray, rules: Sequence[ScoreRule]) -> Policy:
     return Policy(tuple(LayerPolicy(rule, tuple(map(as_share, row)), RECENT, SINK) for rule, row in layers))
 
 
-def per_head(profile: Reconstruction, budget: float) -> Policy:
+def per_head(profile: Fisher | Reconstruction, budget: float) -> Policy:
     """The profile's own policy: budgets per KV head, one half-life, recent tokens in proportion to a head's budget."""
     shares = profile.budgets(budget)
     return with_budgets(shares, [Decay(profile.half_life)] * len(shares))
 
 
-def per_head_learned(profile: Reconstruction, budget: float, learned: Sequence[ScoreRule]) -> Policy:
+def per_head_learned(profile: Fisher | Reconstruction, budget: float, learned: Sequence[ScoreRule]) -> Policy:
     """The same budgets with a rule for each layer."""
     return with_budgets(profile.budgets(budget), learned)
 
 
-def methods(budget: float, n_layers: int, profile: Reconstruction, learned: Sequence[ScoreRule]) -> dict[str, Policy]:
+def methods(
+    budget: float, n_layers: int, fisher: Fisher, reconstruction: Reconstruction, learned: Sequence[ScoreRule]
+) -> dict[str, Policy]:
     """What is compared at one budget; the first four are known or keep all heads alike."""
-    by_layer = replace(profile, kept=np.broadcast_to(profile.kept.mean(-1, keepdims=True), profile.kept.shape))
+    by_layer = replace(fisher, losses=np.broadcast_to(fisher.losses.mean(2, keepdims=True), fisher.losses.shape))
     alike = LayerPolicy(Decay(16.0), budget, RECENT, SINK)
-    return {
+    found = {
         "H2O": Policy.h2o(n_layers, budget),
         "SnapKV, window 16": Policy.snapkv(n_layers, budget),
         "TOVA": Policy.tova(n_layers, budget),
         "half-life 16, heads alike": Policy((alike,) * n_layers),
-        "budgets per layer, half-life 16": per_head(by_layer, budget),
-        HEADS_16: per_head(profile, budget),
-        "budgets per head, half-life 64": per_head(replace(profile, half_life=64.0), budget),
-        "budgets per head, half-life 256": per_head(replace(profile, half_life=256.0), budget),
         "learned forgetting, heads alike": Policy(tuple(LayerPolicy(rule, budget, RECENT, SINK) for rule in learned)),
-        "budgets per head, learned forgetting": per_head_learned(profile, budget, learned),
+        "fisher per layer, half-life 16": per_head(by_layer, budget),
     }
+    profiles: list[Fisher | Reconstruction] = [reconstruction, fisher]
+    for profile in profiles:
+        for half_life in HALF_LIVES_TRIED:
+            own = replace(profile, half_life=half_life)
+            found[f"{profile.kind}, half-life {half_life:g}"] = per_head(own, budget)
+        found[f"{profile.kind}, learned forgetting"] = per_head_learned(profile, budget, learned)
+    return found
 
 
 def chosen(samples: Sequence[Encoded], tokens: tuple[int, int], count: int, seed: int) -> list[Encoded]:
@@ -91,11 +100,8 @@ def chosen(samples: Sequence[Encoded], tokens: tuple[int, int], count: int, seed
     return [at_hand[place] for place in np.random.default_rng(seed).permutation(len(at_hand))[:count]]
 
 
-def rows(
-    engine: Engine, budget: float, profile: Reconstruction, learned: Sequence[ScoreRule], full: Losses
-) -> list[dict[str, Any]]:
+def figures(engine: Engine, budget: float, policies: dict[str, Policy], full: Losses) -> list[dict[str, Any]]:
     """One row of figures per method."""
-    policies = methods(budget, engine.n_layers, profile, learned)
     found = {name: engine.evaluate(policy) for name, policy in policies.items()}
     known = min(list(found)[:4], key=lambda name: float(found[name].kl.mean()))
     return [
@@ -107,7 +113,7 @@ def rows(
             "reference_kl": paired_interval(losses.reference_kl, 0).to_list(),
             "own_kl": paired_interval(losses.own_kl, 0).to_list(),
             "kl_over_best_known": paired_interval(losses.kl - found[known].kl, 0).to_list(),
-            "kl_over_heads_16": paired_interval(losses.kl - found[HEADS_16].kl, 0).to_list(),
+            "kl_over_reconstruction": paired_interval(losses.kl - found[HEADS_16].kl, 0).to_list(),
         }
         for name, losses in found.items()
     ]
@@ -139,16 +145,17 @@ def main() -> None:
     task = load_task(options.task)
     limit = max_tokens(model, tokenizer)
     samples = encode(given_samples(task, options.data), tokenizer, task, limit)
-    count = MOST_PROMPTS + options.learn + options.measure
-    some = chosen(samples, (options.tokens[0], options.tokens[1]), count, options.seed)
-    twice, rest = some[:MOST_PROMPTS], some[MOST_PROMPTS:]
-    learn, measure = rest[: options.learn], rest[options.learn :]
+    some = chosen(samples, (options.tokens[0], options.tokens[1]), options.learn + options.measure, options.seed)
+    learn, measure = some[: options.learn], some[options.learn :]
     ends = Grader.of(task, model, tokenizer).ends
+    rows = prompts_to_look_at(learn, options.seed, math.inf)
     began = time.monotonic()
-    reread = measure_reconstruction(TwiceReader.of(model), twice, range(len(twice)), limit, Part(), silent)
+    reread = measure_reconstruction(TwiceReader.of(model), learn, rows, limit, Part(), silent)
     looked = time.monotonic()
     teacher = Engine(model, learn, ends=ends, learn_from=LEARNED_FROM)
     taught = time.monotonic()
+    fisher = measure_fisher(teacher, rows, HALF_LIVES_TRIED, options.seed, Part(), silent)
+    weighed = time.monotonic()
     learned = learned_rules(teacher, range(len(learn)), silent)
     del teacher
     fitted = time.monotonic()
@@ -157,16 +164,18 @@ def main() -> None:
     full = engine.evaluate(Policy.full(engine.n_layers))
     title = (
         f"{len(measure)} prompts read, texts written in {read - fitted:.0f} s; {len(reread.rows)} others read twice "
-        f"in {looked - began:.0f} s; forgetting learned from {len(learn)}: read in {taught - looked:.0f} s, fitted "
-        f"in {fitted - taught:.0f} s; NLL of the full cache {full.nll.mean():.2f}"
+        f"in {looked - began:.0f} s; {len(learn)} read in {taught - looked:.0f} s, gradients of {len(rows)} taken in "
+        f"{weighed - taught:.0f} s, forgetting learned in {fitted - weighed:.0f} s; NLL of the full cache "
+        f"{full.nll.mean():.2f}"
     )
     table = Table(
-        "cache", "method", "NLL over full", "KL, reference", "KL, own text", "over the best known", "over half-life 16",
+        "cache", "method", "NLL over full", "KL, reference", "KL, own text", "over best known", "over reconstruction",
         title=title,
     )  # fmt: skip
     for budget in BUDGETS:
-        for row in rows(engine, budget, reread.profile, learned, full):
-            names = ("nll", "reference_kl", "own_kl", "kl_over_best_known", "kl_over_heads_16")
+        policies = methods(budget, engine.n_layers, fisher, reread.profile, learned)
+        for row in figures(engine, budget, policies, full):
+            names = ("nll", "reference_kl", "own_kl", "kl_over_best_known", "kl_over_reconstruction")
             table.add_row(f"{row['kept']:.1%}", row["method"], *(in_brackets(row[name], "+") for name in names))
             report("heads", row)
     console.print(table)

@@ -23,7 +23,7 @@ from a2sf_core.cuts import CUTS, PROMPT
 from benchmarks.kvpress_env import CACHE, PRESSES, Kvpress, label
 from benchmarks.lab import console, report
 from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
-from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost, exported, learned, medians, profile_of
+from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost, exported, medians, taught
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import ends_of, name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
@@ -32,6 +32,7 @@ from tuner.choices import SMOLLM2
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.models import load_model
 from tuner.search.profile_part import Part
+from tuner.search.profiles import HALF_LIVES_TRIED
 
 SHARES = (0.05, 0.1, 0.2, 0.4)
 OWN_TOKENS = 64
@@ -135,11 +136,9 @@ def _ours(
     """Exported policies first, then what needs no study; the first at a share is what peers are compared with."""
     arms = exported(options.config, options.shares, n_tokens, options.cut)
     shares = sorted({*options.shares, *(arm.share for arm in arms)})
-    profile = profile_of(model, tokenizer, tune, file)
-    console.print(f"{len(profile.kept)} prompts to tune on were read twice")
-    if options.learn:
-        rules = learned(model, tokenizer, tune[-options.learn :], OWN_TOKENS, file)
-        arms += builtin_learned(profile, shares, rules)
+    profile, rules = taught(model, tokenizer, tune[-options.learn :], OWN_TOKENS, file)
+    console.print(f"budgets from {profile.n_prompts} prompts to tune on, forgetting from {options.learn}")
+    arms += builtin_learned(profile, shares, rules)
     for half_life in options.half_life or [HALF_LIFE[options.cut]]:
         arms += builtin(profile, shares, half_life)
     return arms
@@ -150,13 +149,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--task", default="knowledge-chat", help="a task by name, or a YAML file")
     parser.add_argument("--data", help="samples of your own, instead of the task's")
-    parser.add_argument("--tune", type=int, default=200, help="rows to learn budgets from; they are not measured")
+    parser.add_argument("--tune", type=int, default=200, help="rows to learn from; they are not measured")
     parser.add_argument("--measure", type=int, default=100)
     parser.add_argument("--config", action="append", default=[], help="a policy that a2sf-tune wrote; may be repeated")
     parser.add_argument(
-        "--learn", type=int, default=24, help="rows, the last to tune on, to learn forgetting from; 0: not"
+        "--learn", type=int, default=24, help="rows, the last to tune on, that built-in arms are learned from"
     )
-    parser.add_argument("--half-life", type=float, nargs="+", help="of built-in arms: 16, or 256 for --cut context")
+    parser.add_argument(
+        "--half-life",
+        type=float,
+        nargs="+",
+        choices=HALF_LIVES_TRIED,
+        help="of built-in arms: 16, or 256 for --cut context",
+    )
     parser.add_argument("--cut", choices=CUTS, default=PROMPT, help="when the cache is pruned")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--methods", nargs="+", choices=PRESSES, default=PRESSES)

@@ -47,7 +47,7 @@ class OnePrompt:
         self.full = self.figures(self.all)
 
     def policies_keep(self, policies: Mapping[str, Policy]) -> dict[str, Keep]:
-        """What ours keep; the prompt is read again for their rules, and once more for each policy that was learned."""
+        """What ours keep; the prompt is read again for their rules, and once more for all that has the same learned."""
         for policy in policies.values():
             if not by_gathering(policy):
                 raise A2SFError("Peers are compared by kept sets, cut once: the policy's evict must be 'prefill'.")
@@ -55,7 +55,8 @@ class OnePrompt:
         alike = [key for key, own in rules.items() if len(set(own)) <= FEW]
         shared = dict.fromkeys([rule for key in alike for rule in rules[key]] + [Position()])
         banks = [(alike, Bank(tuple(shared)))] if alike else []
-        banks += [([key], Bank((Position(),), tuple(own))) for key, own in rules.items() if key not in alike]
+        learned = {tuple(own) for key, own in rules.items() if key not in alike}
+        banks += [([key for key in rules if tuple(rules[key]) == own], Bank((Position(),), own)) for own in learned]
         return {
             key: keep_masks(batch, policies[key], bank)
             for keys, bank in banks

@@ -1,9 +1,10 @@
-"""Our side of the comparison: exported policies, and budgets per head from a reading or two that need no study."""
+"""Our side of the comparison: exported policies, and budgets per head from some prompts, which need no study."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -27,12 +28,13 @@ from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import ends_of, name_of
 from tuner.inputs.encoding import Encoded
-from tuner.inputs.models import max_tokens
 from tuner.measuring.engine import Engine
+from tuner.search.fisher import Fisher
+from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
-from tuner.search.reconstruction import Reconstruction
-from tuner.search.rereading import MOST_PROMPTS, TwiceReader, measure_reconstruction
+from tuner.search.profiles import HALF_LIVES_TRIED
+from tuner.search.rereading import prompts_to_look_at
 from tuner.watch import silent
 
 NEAR = 0.02
@@ -55,34 +57,30 @@ class Arm:
         return "ours " + hashlib.sha256(json.dumps(self.policy.to_dict()).encode()).hexdigest()[:16]
 
 
-def builtin(profile: Reconstruction, shares: Sequence[float], half_life: float) -> list[Arm]:
+def builtin(profile: Fisher, shares: Sequence[float], half_life: float) -> list[Arm]:
     """Budgets per head, one half-life, a policy per share."""
     own = replace(profile, half_life=half_life)
     return [Arm(f"ours, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
 
 
-def builtin_learned(profile: Reconstruction, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
+def builtin_learned(profile: Fisher, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
     """The same budgets with a rule for each layer."""
     return [Arm("ours, learned forgetting", share, per_head_learned(profile, share, rules)) for share in shares]
 
 
-def learned(model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int, file: Path) -> list[ScoreRule]:
-    """A forgetting rule for each layer, fitted to both texts of the prompts `tune`; `file` keeps them."""
-    part = Part(file.with_name(f"{file.name}-learned-{len(tune)}-{name_of(tune[0])}.json"))
-    if part.get("rules", str(own_tokens)) is None:
-        teacher = Engine(model, tune, ends=ends_of(model, tokenizer, own_tokens), learn_from=LEARNED_FROM)
-        rules = learned_rules(teacher, range(len(tune)), silent)
-        part.put("rules", str(own_tokens), [rule.to_dict() for rule in rules])
-    return [read_rule(rule, "rule") for rule in part.get("rules", str(own_tokens))]
-
-
-def profile_of(model: Any, tokenizer: Any, tune: Sequence[Encoded], file: Path) -> Reconstruction:
-    """From at most `MOST_PROMPTS` of the prompts to tune on; what was measured is kept in `file`."""
-    some = list({asked.context_key: asked for asked in reversed(tune)}.values())[::-1][:MOST_PROMPTS]
+def taught(
+    model: Any, tokenizer: Any, tune: Sequence[Encoded], own_tokens: int, file: Path
+) -> tuple[Fisher, list[ScoreRule]]:
+    """Budgets from some of the prompts `tune`, and a forgetting rule for each layer from all; `file` keeps them."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    limit = max_tokens(model, tokenizer)
-    part = Part(file.with_name(f"{file.name}-{name_of(some[0])}.json"))
-    return measure_reconstruction(TwiceReader.of(model), some, range(len(some)), limit, part, silent).profile
+    part, key = Part(file.with_name(f"{file.name}-fisher-{len(tune)}-{name_of(tune[0])}.json")), str(own_tokens)
+    if part.get("rules", key) is None:
+        teacher = Engine(model, tune, ends=ends_of(model, tokenizer, own_tokens), learn_from=LEARNED_FROM)
+        rows = prompts_to_look_at(teacher.samples, 0, math.inf)
+        part.put("profile", key, measure_fisher(teacher, rows, HALF_LIVES_TRIED, 0, Part(), silent).to_dict())
+        part.put("rules", key, [rule.to_dict() for rule in learned_rules(teacher, range(len(tune)), silent)])
+    rules = [read_rule(rule, "rule") for rule in part.get("rules", key)]
+    return Fisher.from_dict(part.get("profile", key)), rules
 
 
 def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: str) -> list[Arm]:

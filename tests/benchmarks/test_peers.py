@@ -18,7 +18,7 @@ from a2sf_core.switch import attach
 from benchmarks import kvpress_env
 from benchmarks.peers import measure, results
 from benchmarks.peers_evaluator import FULL, TEXTS, OnePrompt, column
-from benchmarks.peers_ours import builtin, builtin_learned, cost, exported, learned, medians, profile_of
+from benchmarks.peers_ours import builtin, builtin_learned, cost, exported, medians, taught
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, full_line, in_markdown, quality_table, ratio_interval, rows
@@ -169,9 +169,11 @@ def test_an_exported_policy_is_compared_where_it_is_as_large(tmp_path: Path, ref
 def test_ours_need_no_study_and_are_measured_once(tmp_path: Path, reference: tuple[Any, Any]) -> None:
     model, tokenizer = reference
     tune, [asked] = prompts(model, tokenizer, task_of("knowledge"), None, 3, 1)
-    profile = profile_of(model, tokenizer, tune, tmp_path / "profiles" / "small")
-    rules = learned(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
-    assert rules == learned(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
+    profile, rules = taught(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
+    known = list((tmp_path / "profiles").iterdir())
+    again, same = taught(model, tokenizer, tune, 4, tmp_path / "profiles" / "small")
+    assert (same, known) == (rules, list((tmp_path / "profiles").iterdir()))
+    assert np.array_equal(again.budgets(0.2), profile.budgets(0.2))
     arms = [*builtin_learned(profile, [0.2], rules), *builtin(profile, [0.2], 16.0)]
     name = name_of(asked)
     mask = np.zeros((len(rules), model.config.num_key_value_heads, len(asked.prompt_ids)), dtype=bool)

@@ -23,7 +23,7 @@ def test_a_watch_is_told_every_step_to_its_end(finished: Finished) -> None:
     steps = finished.watch.steps
     uncounted = {"Loading reference", "Judging the full cache", "Comparing texts", "Writing the report"}
     assert list(steps) == [
-        "Loading reference", "Reading search prompts", "Judging the full cache", "Reading prompts twice",
+        "Loading reference", "Reading search prompts", "Judging the full cache", "Weighing tokens",
         "Profiling layers, heads", "Comparing profiles", "Trials", "Reading select prompts", "Choosing",
         "Reading report prompts", "Proving", "Proving known methods", "Comparing texts", "Fitting alpha",
         "Writing the report",

@@ -26,6 +26,7 @@ from tuner.measuring.choosing import log_likelihoods
 from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
 from tuner.measuring.losses import Losses, Seen
+from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile_part import Part
 from tuner.search.rereading import TwiceReader, measure_reconstruction
@@ -105,6 +106,8 @@ def test_profile_and_learned_rules_are_the_same(actors: Actors) -> None:
     kept = [measure_reconstruction(TwiceReader.at(each), each.samples, [0, 4], 4096, Part(), silent).profile.kept
             for each in engines]  # fmt: skip
     assert np.array_equal(*kept)
+    fisher = [measure_fisher(each, [0, 4, 7], (16.0, 64.0), 0, Part(), silent).losses for each in engines]
+    assert np.array_equal(*fisher)
     told: list[tuple[int, int]] = []
     rules, same = (learned_rules(engine, range(9), lambda *at: told.append(at)) for engine in engines)
     assert rules == same

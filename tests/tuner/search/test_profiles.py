@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
+from a2sf_core.rules.attention import Decay
 from tests.tuner.models import samples, tiny
+from tuner.choices import DEFAULT_RULES
 from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
+from tuner.search.fisher import Fisher
 from tuner.search.profile_file import Profiled
 from tuner.search.profile_part import Part
 from tuner.search.profiles import JUDGED_AT, SHALLOW, _judges, affordable_cuts, find_profile, own_policy
-from tuner.search.reconstruction import Reconstruction
 from tuner.search.space import SEEDS, Space
+
+Found = tuple[Profiled, Engine, "Noted"]
 
 
 class Noted:
@@ -33,17 +39,34 @@ class Noted:
         self.steps.append(text)
 
 
-def found_for(n_layers: int) -> tuple[Profiled, Engine, Noted]:
-    dimensions = Dimensions("groups", True, n_layers)
-    engine, watch = Engine(tiny("llama", n_layers), samples(12), block_size=6, bank=dimensions.bank), Noted()
+def found_for(n_layers: int, rules: Sequence[str] = DEFAULT_RULES, gradients: bool = True) -> Found:
+    dimensions, model = Dimensions("groups", True, n_layers, rules=tuple(rules)), tiny("llama", n_layers)
+    if not gradients:  # as quantised weights are held
+        packed = torch.nn.Parameter(torch.zeros(1, dtype=torch.int8), requires_grad=False)
+        model.register_parameter("packed", packed)
+    engine, watch = Engine(model, samples(12), block_size=6, bank=dimensions.bank), Noted()
     return find_profile(engine, dimensions, 1000, Part(), 0, watch), engine, watch
+
+
+def test_a_model_without_gradients_has_its_prompts_read_twice() -> None:
+    found, _, watch = found_for(3, gradients=False)
+    assert watch.steps == ["Reading prompts twice", "Profiling layers, heads", "Comparing profiles"]
+    assert set(found.losses) == {"cut alone", "reconstruction", "reconstruction, weakened", "heads alike"}
+    assert "prompts read twice" in found.why
+    assert found.why.endswith("The model gives no gradients, which would say more.")
+
+
+def test_a_search_without_forgetting_orders_tokens_by_what_its_baselines_know() -> None:
+    found, engine, _ = found_for(3, rules=["key-norm"])
+    fisher = next(each for each in (found.used, *found.others) if isinstance(each, Fisher))
+    assert set(fisher.half_lives) <= {rule.half_life for rule in engine.portion.bank.shared if isinstance(rule, Decay)}
 
 
 def test_the_profile_whose_policies_lose_least_is_used_and_the_search_begins_with_them() -> None:
     found, engine, watch = found_for(3)
-    assert watch.steps == ["Reading prompts twice", "Profiling layers, heads", "Comparing profiles"]
-    assert {found.used.kind, *(other.kind for other in found.others)} == {"cut alone", "reconstruction"}
-    assert set(found.losses) == {"cut alone", "reconstruction", "reconstruction, weakened", "heads alike"}
+    assert watch.steps == ["Weighing tokens", "Profiling layers, heads", "Comparing profiles"]
+    assert {found.used.kind, *(other.kind for other in found.others)} == {"cut alone", "fisher"}
+    assert set(found.losses) == {"cut alone", "fisher", "fisher, weakened", "heads alike"}
     best = min(found.losses, key=lambda name: sum(found.losses[name].values()))
     assert found.why.startswith(f"Profile: {best} (")
     space = Space("groups", True, 3, found.used)
@@ -70,8 +93,8 @@ def test_the_judges_are_prompts_that_no_profile_was_fitted_on() -> None:
 
 def test_a_deep_model_is_not_cut_layer_by_layer() -> None:
     found, engine, watch = found_for(SHALLOW + 20)
-    assert watch.steps == ["Reading prompts twice", "Comparing profiles"]
-    assert isinstance(found.used, Reconstruction)
+    assert watch.steps == ["Weighing tokens", "Comparing profiles"]
+    assert isinstance(found.used, Fisher)
     assert "Cutting layer by layer was left out: 112 evaluations and more" in found.why
     spent = affordable_cuts(engine, 10 * sum(len(sample.answer_ids) for sample in engine.samples))
     assert spent == 10

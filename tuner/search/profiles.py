@@ -1,10 +1,10 @@
 """Which profile shapes a search: what is worth its price is measured, and the one whose policies lose least on other
 search prompts is used.
 
-The Fisher profile costs a backward pass over the texts of a few prompts, however deep the model is. Models that give no
-gradients have reconstruction instead, three readings of a few prompts, which tells nothing of a model that cannot
-repeat a text. Cutting alone finds what a small model needs of its task, but it takes some evaluations a layer, and
-heads that stand in for each other hide from it.
+The Fisher profile costs a backward pass over the texts of a few prompts, however deep the model is. Where a model gives
+no gradients, or they mislead, there is reconstruction, three readings of a few prompts, which tells nothing of a model
+that cannot repeat a text. Cutting alone finds what a small model needs of its task, but it takes some evaluations a
+layer, and heads that stand in for each other hide from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tuner.search.profiling import PROFILE_BLOCKS, measure_profile
 from tuner.search.reconstruction import Reconstruction
 from tuner.search.rereading import TwiceReader, measure_reconstruction, prompts_to_look_at
 from tuner.search.space import Space
-from tuner.watch import Progress, Watch
+from tuner.watch import Count, Progress, Watch, silent
 
 READINGS_PAID = 2
 """What profiling may cost: reading all search prompts so many times."""
@@ -83,59 +83,67 @@ def find_profile(engine: Engine, dimensions: Dimensions, limit: int, part: Part,
     """
     paid = READINGS_PAID * sum(map(len, {sample.prompt_ids for sample in engine.samples}))
     rows = prompts_to_look_at(engine.samples, seed, paid)
-    looked = _look(engine, rows, limit, part, seed, watch)
+    looked = _by_gradients(engine, rows, part, seed, watch) or _by_reading_twice(engine, rows, limit, part, watch)
     affordable = affordable_cuts(engine, paid - looked.cost)
     known: dict[str, Profile] = {}
-    remark = looked.remark
+    remark = ""
     if affordable is None or affordable >= LEAST_CUTS_A_LAYER * engine.n_layers:
         cut_alone = measure_profile(engine, PROFILE_BLOCKS, watch.step("Profiling layers, heads"), affordable, part)
         known[cut_alone.kind] = cut_alone
     else:
-        remark += (
+        remark = (
             f" Cutting layer by layer was left out: {LEAST_CUTS_A_LAYER * engine.n_layers} evaluations and more, where "
             f"two readings of the search prompts pay for {affordable}."
         )
-    judges = _judges(engine, looked.rows, cut_alone=bool(known))
-    n_evaluations = (len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)) * len(JUDGED_AT)
-    compared = watch.step("Comparing profiles")
-    judge = _Judge(engine, dimensions, judges, compared, n_evaluations)
+    judge = _Judge(engine, dimensions, _judges(engine, looked.rows, cut_alone=bool(known)))
+    n_compared = len(known) + len(HALF_LIVES_TRIED) + len(FLOORS)
+    judge.begin(watch.step("Comparing profiles"), n_compared)
     candidates = known | _forms(judge, looked.profile)
     losses = {name: judge.losses(profile) for name, profile in candidates.items()}
-    compared(n_evaluations, n_evaluations)  # some policies may have been the same
+    judge.end()
+    how = {looked.profile.kind: looked.how}
+    if isinstance(looked.profile, Fisher) and _least(losses) not in (*known, looked.profile.kind):
+        # Gradients misled, and nothing else was measured that could do better.
+        reread = _by_reading_twice(engine, rows, limit, part, watch)
+        judge.begin(watch.step("Comparing again"), len(HALF_LIVES_TRIED) + len(FLOORS))
+        candidates = _forms(judge, reread.profile) | candidates
+        losses = {name: judge.losses(profile) for name, profile in candidates.items()}
+        judge.end()
+        how[reread.profile.kind] = reread.how
     best = _least(losses)
     others = {each.kind: each for each in candidates.values() if each.kind != candidates[best].kind}
-    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, looked.how) + remark, losses)
+    return Profiled(candidates[best], tuple(others.values()), _sentence(best, losses, how) + remark, losses)
 
 
 @dataclass(frozen=True)
 class _Looked:
     """The profile of a few prompts: places of these among the samples, what it cost in prompt tokens, and in words how
-    it was measured and what is to be remarked."""
+    it was measured."""
 
     profile: Fisher | Reconstruction
     rows: Sequence[int]
     cost: float
     how: str
-    remark: str = ""
 
 
-def _look(engine: Engine, rows: Sequence[int], limit: int, part: Part, seed: int, watch: Watch) -> _Looked:
-    """At the samples `rows`, as closely as the model allows."""
-    if can_measure_fisher(engine):
-        in_bank = [rule.half_life for rule in engine.portion.bank.shared if isinstance(rule, Decay)]
-        half_lives = [half_life for half_life in HALF_LIVES_TRIED if half_life in in_bank] or in_bank[:1]
-        fisher = measure_fisher(engine, rows, half_lives, seed, part, watch.step("Weighing tokens"))
-        cost = FISHER_READINGS * sum(len(engine.samples[row].prompt_ids) for row in rows)
-        return _Looked(fisher, rows, cost, f"the gradients of {len(rows)} prompts")
+def _by_gradients(engine: Engine, rows: Sequence[int], part: Part, seed: int, watch: Watch) -> _Looked | None:
+    """What the samples `rows` say; None where the model gives no gradients."""
+    if not can_measure_fisher(engine):
+        return None
+    in_bank = [rule.half_life for rule in engine.portion.bank.shared if isinstance(rule, Decay)]
+    half_lives = [half_life for half_life in HALF_LIVES_TRIED if half_life in in_bank] or in_bank[:1]
+    fisher = measure_fisher(engine, rows, half_lives, seed, part, watch.step("Weighing tokens"))
+    cost = FISHER_READINGS * sum(len(engine.samples[row].prompt_ids) for row in rows)
+    return _Looked(fisher, rows, cost, f"gradients of {len(rows)} prompts")
+
+
+def _by_reading_twice(engine: Engine, rows: Sequence[int], limit: int, part: Part, watch: Watch) -> _Looked:
     progress = watch.step("Reading prompts twice")
     reread = measure_reconstruction(TwiceReader.at(engine), engine.samples, rows, limit, part, progress)
-    remark = " The model gives no gradients, which would say more."
+    how = f"{len(reread.rows)} prompts read twice"
     if reread.n_shortened:
-        remark += (
-            f" {reread.n_shortened} of the prompts read twice were shortened in the middle to {limit // 2} tokens, as "
-            f"the model takes {limit}."
-        )
-    return _Looked(reread.profile, reread.rows, reread.cost, f"{len(reread.rows)} prompts read twice", remark)
+        how += f", {reread.n_shortened} of them shortened in the middle to {limit // 2} tokens: the model takes {limit}"
+    return _Looked(reread.profile, reread.rows, reread.cost, how)
 
 
 def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
@@ -153,22 +161,28 @@ def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarra
 class _Judge:
     """How well profiles predict."""
 
-    def __init__(
-        self, engine: Engine, dimensions: Dimensions, judges: np.ndarray, progress: Progress, n_evaluations: int
-    ) -> None:
-        """Only the samples at the places `judges` count; `progress` is told of so many evaluations."""
-        self._engine, self._dimensions, self._progress = engine, dimensions, progress
-        self._judges = judges
-        self._done, self._total = 0, n_evaluations
+    def __init__(self, engine: Engine, dimensions: Dimensions, judges: np.ndarray) -> None:
+        """Only the samples at the places `judges` count."""
+        self._engine, self._dimensions, self._judges = engine, dimensions, judges
+        self._count = Count(silent, 0)
+
+    def begin(self, progress: Progress, n_profiles: int) -> None:
+        """`progress` is told of the measurements of so many profiles."""
+        self._count = Count(progress, n_profiles * len(JUDGED_AT))
+
+    def end(self) -> None:
+        """Nothing more is compared; some policies may have been the same."""
+        self._count.close()
 
     def losses(self, profile: Profile) -> dict[str, float]:
         """Mean KL to the full cache, nats per token, of the profile's own policies, by budget."""
         found = {}
         for budget in JUDGED_AT:
             policy = own_policy(self._dimensions, profile, budget)
-            self._done += not self._engine.knows(policy)
+            is_new = not self._engine.knows(policy)
             found[f"{budget:g}"] = float(self._engine.evaluate(policy).kl[self._judges].mean())
-            self._progress(min(self._done, self._total), self._total)
+            if is_new:
+                self._count.one()
         return found
 
 
@@ -204,13 +218,18 @@ def own_policy(dimensions: Dimensions, profile: Profile, budget: float) -> Polic
     return space.policy(space.complete(space.seed(budget)))
 
 
-def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], how: str) -> str:
+def _sentence(best: str, losses: Mapping[str, Mapping[str, float]], how: Mapping[str, str]) -> str:
+    """`how`: by kind, how it was measured."""
+
     def figures(name: str) -> str:
         return " and ".join(f"{loss:.3f}" for loss in losses[name].values())
 
+    def named(name: str) -> str:
+        return f"{name} ({how[name]})" if name in how else name
+
     shares = " and ".join(f"{share:.0%}" for share in JUDGED_AT)
-    others = ", ".join(f"{name} {figures(name)}" for name in losses if name != best)
+    others = ", ".join(f"{named(name)} {figures(name)}" for name in losses if name != best)
     return (
-        f"Profile: {best} ({how}). At {shares} of the cache its policies lose KL {figures(best)} on the other search "
+        f"Profile: {named(best)}. At {shares} of the cache its policies lose KL {figures(best)} on the other search "
         f"prompts; {others}."
     )

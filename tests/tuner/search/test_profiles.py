@@ -16,10 +16,18 @@ from tests.tuner.models import samples, tiny
 from tuner.choices import DEFAULT_RULES
 from tuner.measuring.engine import Engine
 from tuner.search.dimensions import Dimensions
-from tuner.search.fisher import Fisher
+from tuner.search.fisher import SHARES, Fisher
 from tuner.search.profile_file import Profiled
 from tuner.search.profile_part import Part
-from tuner.search.profiles import JUDGED_AT, SHALLOW, _judges, affordable_cuts, find_profile, own_policy
+from tuner.search.profiles import (
+    HALF_LIVES_TRIED,
+    JUDGED_AT,
+    SHALLOW,
+    _judges,
+    affordable_cuts,
+    find_profile,
+    own_policy,
+)
 from tuner.search.space import SEEDS, Space
 
 Found = tuple[Profiled, Engine, "Noted"]
@@ -39,21 +47,36 @@ class Noted:
         self.steps.append(text)
 
 
-def found_for(n_layers: int, rules: Sequence[str] = DEFAULT_RULES, gradients: bool = True) -> Found:
+def found_for(
+    n_layers: int, rules: Sequence[str] = DEFAULT_RULES, gradients: bool = True, part: Part | None = None
+) -> Found:
     dimensions, model = Dimensions("groups", True, n_layers, rules=tuple(rules)), tiny("llama", n_layers)
     if not gradients:  # as quantised weights are held
         packed = torch.nn.Parameter(torch.zeros(1, dtype=torch.int8), requires_grad=False)
         model.register_parameter("packed", packed)
     engine, watch = Engine(model, samples(12), block_size=6, bank=dimensions.bank), Noted()
-    return find_profile(engine, dimensions, 1000, Part(), 0, watch), engine, watch
+    return find_profile(engine, dimensions, 1000, part or Part(), 0, watch), engine, watch
 
 
 def test_a_model_without_gradients_has_its_prompts_read_twice() -> None:
     found, _, watch = found_for(3, gradients=False)
     assert watch.steps == ["Reading prompts twice", "Profiling layers, heads", "Comparing profiles"]
     assert set(found.losses) == {"cut alone", "reconstruction", "reconstruction, weakened", "heads alike"}
-    assert "prompts read twice" in found.why
-    assert found.why.endswith("The model gives no gradients, which would say more.")
+    assert "reconstruction (6 prompts read twice)" in found.why
+
+
+def test_prompts_are_read_twice_where_gradients_mislead_and_nothing_else_was_measured() -> None:
+    deep, part = SHALLOW + 20, Part()
+    one_head_for_all = np.zeros((3, deep, 2, len(SHARES)))
+    one_head_for_all[:, 0, 0] = 1 - np.array(SHARES)
+    for row in range(12):  # as an earlier run might have left them
+        part.put(f"losses at {SHARES} by {[*HALF_LIVES_TRIED]}, seed 0", str(row), one_head_for_all.tolist())
+    found, _, watch = found_for(deep, part=part)
+    assert watch.steps == ["Weighing tokens", "Comparing profiles", "Reading prompts twice", "Comparing again"]
+    assert min(found.losses, key=lambda name: sum(found.losses[name].values())) != "fisher"
+    assert {"fisher", "reconstruction", "heads alike"} <= set(found.losses)
+    assert "reconstruction (6 prompts read twice)" in found.why
+    assert "fisher (gradients of 6 prompts)" in found.why
 
 
 def test_a_search_without_forgetting_orders_tokens_by_what_its_baselines_know() -> None:
@@ -68,7 +91,8 @@ def test_the_profile_whose_policies_lose_least_is_used_and_the_search_begins_wit
     assert {found.used.kind, *(other.kind for other in found.others)} == {"cut alone", "fisher"}
     assert set(found.losses) == {"cut alone", "fisher", "fisher, weakened", "heads alike"}
     best = min(found.losses, key=lambda name: sum(found.losses[name].values()))
-    assert found.why.startswith(f"Profile: {best} (")
+    assert found.why.startswith(f"Profile: {best}")
+    assert "fisher (gradients of 6 prompts)" in found.why
     space = Space("groups", True, 3, found.used)
     passes = engine.passes
     for budget in JUDGED_AT:
@@ -93,8 +117,7 @@ def test_the_judges_are_prompts_that_no_profile_was_fitted_on() -> None:
 
 def test_a_deep_model_is_not_cut_layer_by_layer() -> None:
     found, engine, watch = found_for(SHALLOW + 20)
-    assert watch.steps == ["Weighing tokens", "Comparing profiles"]
-    assert isinstance(found.used, Fisher)
+    assert watch.steps[:2] == ["Weighing tokens", "Comparing profiles"]
     assert "Cutting layer by layer was left out: 112 evaluations and more" in found.why
     spent = affordable_cuts(engine, 10 * sum(len(sample.answer_ids) for sample in engine.samples))
     assert spent == 10

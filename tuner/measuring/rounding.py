@@ -27,7 +27,8 @@ def change_of_logits(model: Any) -> float:
     ids = torch.arange(_TOKENS, device=input_device(model))[None] * 7 % embed.weight.shape[0]  # [1, token]
     before = embed(ids)  # [1, token, width]
     sign = 1 - 2 * (torch.arange(before.numel(), device=before.device).view_as(before) % 2)
-    logits, nudged = (model(inputs_embeds=each).logits.float() for each in (before, before * (1 + NUDGE * sign)))
+    after = (before * (1 + NUDGE * sign)).to(before.dtype)  # bfloat16 does not see it: there all rounds, in serving too
+    logits, nudged = (model(inputs_embeds=each).logits.float() for each in (before, after))
     return float((logits - nudged).abs().max() / logits.abs().max())
 
 

@@ -39,6 +39,12 @@ def test_only_a_quantised_model_that_rounds_is_run_attached(rounding: Any) -> No
     assert "the report samples are measured by really running the attached model" in said[0]
 
 
+def test_a_model_that_computes_in_bfloat16_is_no_news() -> None:
+    model = tiny("llama").bfloat16()
+    model.is_quantized = True  # as transformers says of a .gguf file, whose weights it has dequantised
+    assert not must_run_attached(model, pytest.fail)
+
+
 def test_an_attached_engine_measures_what_serving_does() -> None:
     model = tiny("llama")
     model.model.layers[0].mlp.register_forward_hook(lambda _, __, given: given * (1.05 if given.shape[1] == 1 else 1))

@@ -51,12 +51,12 @@ class OnePrompt:
         for policy in policies.values():
             if not by_gathering(policy):
                 raise A2SFError("Peers are compared by kept sets, cut once: the policy's evict must be 'prefill'.")
-        rules = {key: [layer.ranked_by for layer in policy.layers] for key, policy in policies.items()}
+        rules = {key: tuple(layer.ranked_by for layer in policy.layers) for key, policy in policies.items()}
         alike = [key for key, own in rules.items() if len(set(own)) <= FEW]
         shared = dict.fromkeys([rule for key in alike for rule in rules[key]] + [Position()])
         banks = [(alike, Bank(tuple(shared)))] if alike else []
-        learned = {tuple(own) for key, own in rules.items() if key not in alike}
-        banks += [([key for key in rules if tuple(rules[key]) == own], Bank((Position(),), own)) for own in learned]
+        learned = dict.fromkeys(own for key, own in rules.items() if key not in alike)
+        banks += [([key for key in rules if rules[key] == own], Bank((Position(),), own)) for own in learned]
         return {
             key: keep_masks(batch, policies[key], bank)
             for keys, bank in banks

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from a2sf_core.half_life import alpha_of
+from a2sf_core.rules.base import plain
 from tuner.alpha.schema import FEATURES, AlphaSchema
 from tuner.judging.intervals import Interval
 from tuner.measuring.bank import HALF_LIVES
@@ -46,12 +46,12 @@ class AlphaModel:
         columns and rows, and `from_dict` does not ask for them."""
         return {
             "kind": self.kind,
-            "constant_half_life": _text(self.constant_half_life),
+            "constant_half_life": plain(self.constant_half_life),
             "constant_alpha": alpha_of(self.constant_half_life),
             "tokens_range": list(self.tokens_range),
             "budget_fraction": self.fraction,
             "features": list(FEATURES),
-            "half_lives": [_text(h) for h in HALF_LIVES],
+            "half_lives": plain(HALF_LIVES),
             "surface": self.surface,
             "regret_nats_per_token": {
                 "constant": self.regret_constant,
@@ -92,10 +92,6 @@ def surface_values(surface: dict[str, list[Any]], features: np.ndarray) -> np.nd
     scaled = (features - np.array(surface["mean"])) / np.array(surface["scale"])
     terms = np.prod(scaled[:, None, :] ** np.array(surface["powers"])[None], axis=2)  # [row, term]
     return (terms @ np.array(surface["coefficients"])).reshape(-1, len(HALF_LIVES))
-
-
-def _text(half_life: float) -> float | str:
-    return "inf" if math.isinf(half_life) else half_life
 
 
 def alpha_example() -> Any:

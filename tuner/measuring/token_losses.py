@@ -46,6 +46,17 @@ def gives_gradients(model: Any) -> bool:
     return plain and n_processes(model) == 1
 
 
+def paid(query: Tensor, key: Tensor, scale: float, bias: Tensor) -> Tensor:
+    """Attention in float32, `[batch, kv_head, query, key]`; the arguments as in `KeptLayer.watch`."""
+    return (query.float() @ key.float().transpose(-1, -2) * scale + bias).softmax(-1)
+
+
+def odds(attention: Tensor) -> Tensor:
+    """p / (1 - p), any shape: how far an output o moves along o - v without a key of value v."""
+    return attention / (1 - attention).clamp(min=_LEAST_LEFT)
+
+
+@torch.no_grad()
 def token_losses(reader: Reader, batch: PromptBatch, row: int, generator: torch.Generator) -> list[Tensor]:
     """What the model's predictions would lose with each token of row `row`: nats per token of text, mean over texts.
 
@@ -77,12 +88,10 @@ def _loss_without(attention: _Attention, gradient: Tensor) -> Tensor:
 
     float32 `[batch, kv_head, query, key]`.
     """
-    query, key, value = attention.query.float(), attention.key.float(), attention.value.float()
-    probs = (query @ key.transpose(-1, -2) * attention.scale + attention.bias).softmax(-1)
     gradient = gradient.float()
     at_output = (gradient * attention.output.float()).sum(-1, keepdim=True)  # [batch, kv_head, query, 1]
-    along = at_output - gradient @ value.transpose(-1, -2)
-    return (probs / (1 - probs).clamp(min=_LEAST_LEFT) * along).square() / 2
+    along = at_output - gradient @ attention.value.float().transpose(-1, -2)
+    return (odds(paid(attention.query, attention.key, attention.scale, attention.bias)) * along).square() / 2
 
 
 def _backwards(
@@ -105,11 +114,7 @@ def _backwards(
         drawn = torch.multinomial(likelihoods.detach().exp().cpu(), 1, generator=generator)  # [token, 1]
         likelihood = likelihoods.gather(-1, drawn.to(likelihoods.device)).sum()
         gradients = torch.autograd.grad(likelihood, [attention.output for attention in seen])
-    return [_Attention(*map(_detached, attention)) for attention in seen], list(gradients)
-
-
-def _detached(part: Any) -> Any:
-    return part.detach() if isinstance(part, Tensor) else part
+    return seen, list(gradients)
 
 
 @contextmanager

@@ -56,6 +56,13 @@ def allocate(budgets: Sequence[float], losses: np.ndarray, total: float) -> np.n
     return shares if left <= 0 else np.array(fill(total, (shares + left / n_units).tolist()))
 
 
+def with_floor(wanted: np.ndarray, floor: float, total: float) -> np.ndarray:
+    """Shares `[unit]` of mean `total` like those `wanted`, of which everybody gets the part `floor` of `total`."""
+    shares = (1 - floor) * wanted + floor * total
+    shares = np.maximum(shares, LEAST_SHARE * total)  # of which logarithms are taken
+    return np.array(fill(total, shares.tolist()))
+
+
 def fill(mean: float, weights: Sequence[float]) -> list[float]:
     """Shares in proportion to `weights`, mean `mean`, none over 1: what is over goes to the others."""
     n = len(weights)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from a2sf_core.rules.base import plain
 from tuner.search.allocation import allocate
 from tuner.search.profile import Profile, Recency
 
@@ -76,7 +77,7 @@ class CutAlone(Profile):
         return {
             "budgets": list(BUDGETS),
             "layer_loss": self.layer_loss.tolist(),
-            "half_life": [["inf" if math.isinf(h) else h for h in row] for row in self.half_life.tolist()],
+            "half_life": [plain(tuple(row)) for row in self.half_life.tolist()],
             "recent": self.recent.tolist(),
             "head_loss": self.head_loss.tolist(),
             "n_samples": self.n_samples,

@@ -8,14 +8,14 @@ curves; here is what they say.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tuner.search.allocation import LEAST_SHARE, allocate, fill
+from a2sf_core.rules.base import plain
+from tuner.search.allocation import allocate, with_floor
 from tuner.search.profile import Profile, Recency
 from tuner.search.reconstruction import FLOOR, RECENT, SINK
 
@@ -49,8 +49,7 @@ class Fisher(Profile):
         use of a head."""
         curves = self.losses[self.half_lives.index(self.half_life)]  # [layer, kv_head, share]
         wanted = allocate(SHARES, curves.reshape(-1, len(SHARES)), total)  # [head]
-        wanted = np.maximum((1 - self.floor) * wanted + self.floor * total, LEAST_SHARE * total)
-        return np.array(fill(total, wanted.tolist())).reshape(curves.shape[:2])
+        return with_floor(wanted, self.floor, total).reshape(curves.shape[:2])
 
     def recencies(self, shares: np.ndarray) -> Sequence[Recency]:
         """The same for every layer, whatever its share of the cache `[layer]`."""
@@ -64,8 +63,8 @@ class Fisher(Profile):
         """JSON-ready, with the grid it was measured on."""
         return {
             "shares": list(SHARES),
-            "half_lives": ["inf" if math.isinf(each) else each for each in self.half_lives],
-            "half_life": "inf" if math.isinf(self.half_life) else self.half_life,
+            "half_lives": plain(self.half_lives),
+            "half_life": plain(self.half_life),
             "floor": self.floor,
             "n_prompts": self.n_prompts,
             "losses": rounded(self.losses),

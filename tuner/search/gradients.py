@@ -67,14 +67,15 @@ def _curves(
     if index not in holder.portion.blocks:
         return found
     places = [holder.reader.bank.shared.index(Decay(half_life)) for half_life in half_lives]
-    for batch in holder.load(index):
-        for place, row in enumerate(batch.samples):
-            if row in rows:
-                generator = torch.Generator().manual_seed(seed + row)
-                with enough_memory("looking at what tokens are worth"), answering(holder.model):
+    block = holder.load(index)
+    with enough_memory("looking at what tokens are worth"), answering(holder.model):
+        for batch in block:
+            for place, row in enumerate(batch.samples):
+                if row in rows:
+                    generator = torch.Generator().manual_seed(seed + row)
                     losses = token_losses(holder.reader, batch, place, generator)
-                found[row] = loss_curves(batch, place, losses, places).cpu().numpy()
-                holder.told()
+                    found[row] = loss_curves(batch, place, losses, places).numpy()
+                    holder.told()
     return found
 
 

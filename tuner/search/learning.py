@@ -20,6 +20,7 @@ from tuner.measuring.answers import answering
 from tuner.measuring.batch import PromptBatch
 from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
+from tuner.measuring.token_losses import odds, paid
 from tuner.watch import Count, Progress
 
 LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
@@ -97,11 +98,11 @@ def what_losing_costs(query: Tensor, key: Tensor, value: Tensor, scale: float, b
         float32 `[batch, kv_head, query, key]`.
     """
     values = value.float()
-    probs = (query.float() @ key.float().transpose(-1, -2) * scale + bias).softmax(-1)  # [batch, kv_head, query, key]
+    probs = paid(query, key, scale, bias)  # [batch, kv_head, query, key]
     output = probs @ values  # [batch, kv_head, query, dim]
     squares = output.pow(2).sum(-1)[..., None] + values.pow(2).sum(-1)[:, :, None]  # [batch, kv_head, query, key]
     distance = (squares - 2 * output @ values.transpose(-1, -2)).clamp(min=0).sqrt()
-    return probs / (1 - probs).clamp(min=1e-3) * distance
+    return odds(probs) * distance
 
 
 class _Fit:

@@ -15,6 +15,7 @@ _HalfLife = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["inf"]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Shares = Annotated[list[_Share], Field(min_length=1, max_length=_MOST)]
 _Losses = Annotated[list[Finite], Field(max_length=_MOST_BUDGETS)]
+_Heads = Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]
 
 
 class CutAloneSchema(Schema):
@@ -24,7 +25,7 @@ class CutAloneSchema(Schema):
     layer_loss: Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]
     half_life: Annotated[list[Annotated[list[_HalfLife], Field(max_length=_MOST_BUDGETS)]], Field(max_length=_MOST)]
     recent: Annotated[list[Annotated[list[_Share], Field(max_length=_MOST_BUDGETS)]], Field(max_length=_MOST)]
-    head_loss: Annotated[list[Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]], Field(max_length=_MOST)]
+    head_loss: Annotated[list[_Heads], Field(max_length=_MOST)]
     n_samples: Annotated[int, Field(ge=1)]
     evaluations: Annotated[int, Field(ge=0)]
 
@@ -69,13 +70,7 @@ class FisherSchema(Schema):
     floor: _Share
     n_prompts: Annotated[int, Field(ge=1)]
     losses: Annotated[
-        list[
-            Annotated[
-                list[Annotated[list[_Losses], Field(min_length=1, max_length=_MOST)]],
-                Field(min_length=1, max_length=_MOST),
-            ]
-        ],
-        Field(max_length=len(HALF_LIVES)),
+        list[Annotated[list[_Heads], Field(min_length=1, max_length=_MOST)]], Field(max_length=len(HALF_LIVES))
     ]
 
     @model_validator(mode="after")

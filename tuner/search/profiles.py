@@ -38,7 +38,7 @@ SHALLOW = 8
 LEAST_CUTS_A_LAYER = 4
 """Evaluations a layer without which cutting alone is not begun: one at each of its budgets."""
 FEWEST_JUDGES = 8
-"""Samples that no profile was measured on, without which all but those read twice compare them."""
+"""Samples that no profile was measured on, without which all but those looked at closely compare them."""
 JUDGED_AT = (0.12, 0.27)
 """Budgets at which the profiles' policies are compared; the search begins with them, so that they cost nothing."""
 FLOORS = (0.5, 1.0)
@@ -146,12 +146,12 @@ def _by_reading_twice(engine: Engine, rows: Sequence[int], limit: int, part: Par
     return _Looked(reread.profile, reread.rows, reread.cost, how)
 
 
-def _judges(engine: Engine, reread: Sequence[int], cut_alone: bool) -> np.ndarray:
-    """Places of the samples that compare profiles: none that was read twice, and none that was measured for cutting
-    alone either, where that leaves enough; where it does not, that profile has seen its judges."""
-    known = {engine.samples[row].prompt_ids for row in reread}
+def _judges(engine: Engine, looked_at: Sequence[int], cut_alone: bool) -> np.ndarray:
+    """Places of the samples that compare profiles: none that was looked at closely, and none that was measured for
+    cutting alone either, where that leaves enough; where it does not, that profile has seen its judges."""
+    known = {engine.samples[row].prompt_ids for row in looked_at}
     apart = [row for row, sample in enumerate(engine.samples) if sample.prompt_ids not in known]
-    everyone = np.array(apart or np.setdiff1d(np.arange(len(engine.samples)), reread))
+    everyone = np.array(apart or np.setdiff1d(np.arange(len(engine.samples)), looked_at))
     if not cut_alone:
         return everyone
     fresh = np.setdiff1d(everyone, engine.evaluate_blocks(Policy.full(engine.n_layers), PROFILE_BLOCKS).rows)

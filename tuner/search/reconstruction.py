@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tuner.search.allocation import LEAST_SHARE, fill
+from tuner.search.allocation import with_floor
 from tuner.search.profile import Profile, Recency
 
 TOTALS = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
@@ -64,9 +64,7 @@ class Reconstruction(Profile):
         flat = np.concatenate(ends).reshape(len(TOTALS) + 2, -1)  # [total, head]
         grid = (0.0, *TOTALS, 1.0)
         wanted = np.array([np.interp(total, grid, curve) for curve in flat.T])  # [head]
-        wanted = (1 - self.floor) * wanted + self.floor * total
-        wanted = np.maximum(wanted, LEAST_SHARE * total)  # of which logarithms are taken
-        return np.array(fill(total, wanted.tolist())).reshape(curves.shape[1:])
+        return with_floor(wanted, self.floor, total).reshape(curves.shape[1:])
 
     def recencies(self, shares: np.ndarray) -> Sequence[Recency]:
         """The same for every layer, whatever its share of the cache `[layer]`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +14,7 @@ from tuner.judging.intervals import Interval, Paired, paired_interval
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
 from tuner.measuring.losses import Seen
+from tuner.search.racing import at_least
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ class Contest:
         """The same without an interval, with the KL."""
         return Look(self.kl(policy), Paired.of(self._differences(policy), self.contexts))
 
-    def largest_kl(self, policy: Policy, most: float = math.inf) -> float:
+    def largest_kl(self, policy: Policy, most: float = math.inf, rival: Policy | None = None) -> float:
         """The largest that any of the splits sees: a search is too kind to what it found on its own samples.
 
-        Where that is over `most`, it is the figure of those samples that were enough to know it.
+        Where that is over `most`, or in all likelihood, it is what those samples say that were enough to know it. A
+        `rival` that was measured on all of them makes that fewer: the difference to it varies less than the KL.
         """
         largest = 0.0
         for engine in sorted(self.engines, key=lambda each: len(each.samples)):
-            seen = engine.race([policy], _beyond(most * len(engine.samples)))[0]
-            largest = max(largest, float(seen.losses.kl.mean()))
+            largest = max(largest, _kl_of(policy, most, engine, rival))
             if largest > most:
                 break
         return largest
@@ -113,6 +113,22 @@ class Contest:
         return np.concatenate([100 * (self.grader(each, policy) - self.grader(each, full)) for each in self.engines])
 
 
-def _beyond(total_kl: float) -> Callable[[int, Seen], bool]:
-    """True once the samples seen alone have more KL than all of them may have."""
-    return lambda _place, seen: bool(seen.losses.kl.sum() > total_kl)
+def _kl_of(policy: Policy, most: float, engine: Engine, rival: Policy | None) -> float:
+    """Mean KL on the samples of `engine`, or on as many as show that it is over `most`."""
+    n = len(engine.samples)
+
+    def is_over(_place: int, seen: Seen) -> bool:
+        return bool(seen.losses.kl.sum() > most * n)
+
+    if rival is None:
+        return float(engine.race([policy], is_over)[0].losses.kl.mean())
+    theirs = engine.evaluate(rival).kl  # [sample]
+    contexts = np.unique([sample.context_key for sample in engine.samples], return_inverse=True)[1]
+
+    def is_likely_over(place: int, seen: Seen) -> bool:
+        return is_over(place, seen) or bool(theirs.mean() + at_least(seen, theirs[None], contexts)[0] > most)
+
+    seen = engine.race([policy], is_likely_over)[0]
+    if seen.n == n:
+        return float(seen.losses.kl.mean())
+    return float(theirs.mean() + (seen.losses.kl - theirs[seen.rows]).mean())

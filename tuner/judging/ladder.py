@@ -101,7 +101,7 @@ class Planner:
         middle = self.estimate(around)
         # A shape that is the best at its own size may leave a head with next to nothing at any size.
         like = [shape for shape in shapes if shape.family == around.family]
-        curves = [self._curve(shape, around.budget, count) for shape in like]
+        curves = self._curves(like, around.budget, count)
         rungs = {around.budget: around}
         for share in RUNGS:
             rung = _read_off(curves, self.expectation.kl_losing(share * middle.lost))
@@ -113,31 +113,41 @@ class Planner:
         """The smallest budget at which the KL of one of `shapes` is at most `most_kl`."""
         best: Proposal | None = None
         for shape in shapes if most_kl >= 0 else ():
-            best = self._smallest(shape, most_kl, best.budget if best else 1.0) or best
+            best = self._smallest(shape, most_kl, best) or best
         return best
 
-    def _smallest(self, shape: Shape, most_kl: float, below: float) -> Proposal | None:
-        """`shape` at the smallest budget whose KL is at most `most_kl`, if that lies `below`."""
-        steps = [step for step in BUDGET_STEPS if step < below]
+    def _smallest(self, shape: Shape, most_kl: float, best: Proposal | None) -> Proposal | None:
+        """`shape` at the smallest budget whose KL is at most `most_kl`, if that is smaller than that of `best`."""
+        steps = [step for step in BUDGET_STEPS if best is None or step < best.budget]
         low, high = -1, len(steps)  # the places of a budget that is too small, and of one that is large enough
-        place = high - 1 if below < 1 else _nearest(steps, shape.found_at or START)
+        place = high - 1 if best else _nearest(steps, shape.found_at or START)
         looks = 0
         while high - low > 1:
             place = min(max(place, low + 1), high - 1)
-            kl = self.seen.largest_kl(shape.at(steps[place]), most_kl)
+            kl = self.seen.largest_kl(shape.at(steps[place]), most_kl, best.policy if best else None)
             low, high = (low, place) if kl <= most_kl else (place, high)
             looks += 1
             guided = looks < GUIDED and most_kl > 0
             place = _nearest(steps, steps[place] * (kl / most_kl) ** (1 / STEEP)) if guided else (low + high) // 2
         return Proposal.of(shape, steps[high]) if high < len(steps) else None
 
-    def _curve(self, shape: Shape, budget: float, count: Count) -> Curve:
-        """Through `budget`, one below it and some above."""
+    def _curves(self, shapes: Sequence[Shape], budget: float, count: Count) -> list[Curve]:
+        """Of every shape, through `budget`, one below it and some above.
+
+        Only the best at a budget is measured to the end: the others are not going to be read off there.
+        """
         largest = BUDGET_STEPS[-1]
         above = [budget ** (1 - part) * largest**part for part in ABOVE]
         budgets = sorted({max(BELOW * budget, BUDGET_STEPS[0]), budget, *above})
-        kls = [max(self.seen.largest_kl(shape.at(each)), LEAST_KL) for each in count.each(budgets)]
-        return Curve(shape, np.log(budgets), np.minimum.accumulate(np.log(kls)))
+        kls = np.zeros((len(shapes), len(budgets)))  # [shape, budget]
+        for column, each in enumerate(budgets):
+            least, best = math.inf, None
+            for row, shape in enumerate(count.each(shapes)):
+                kls[row, column] = self.seen.largest_kl(shape.at(each), least, best)
+                if kls[row, column] < least:
+                    least, best = kls[row, column], shape.at(each)
+        log_kls = np.log(np.maximum(kls, LEAST_KL))
+        return [Curve(s, np.log(budgets), np.minimum.accumulate(row)) for s, row in zip(shapes, log_kls, strict=True)]
 
 
 def _read_off(curves: Sequence[Curve], most_kl: float) -> Proposal | None:

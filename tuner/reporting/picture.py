@@ -83,7 +83,8 @@ def picture_of(
     dots: list[tuple[Spot, TrialRecord]] = []
     families: dict[str, list[Spot]] = {}
     for trial in trials:
-        if trial.state != "complete":
+        # A known method that was given up early is compared all the same, by what was seen of it.
+        if trial.state == "failed" or (trial.state == "pruned" and not trial.is_baseline):
             continue
         point = (100 * trial.metrics["cache_fraction"], trial.metrics[quality_name])
         if not trial.is_baseline:

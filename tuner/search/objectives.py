@@ -8,7 +8,7 @@ a trial seems to beat every larger cache: a search would never look at the sizes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from tuner.measuring.losses import Losses
 from tuner.search.records import TrialRecord
@@ -47,6 +47,6 @@ def summary(losses: Losses, full: Losses) -> dict[str, float]:
     }
 
 
-def points_of(records: Sequence[TrialRecord]) -> list[Point]:
+def points_of(records: Iterable[TrialRecord]) -> list[Point]:
     """(cache fraction, KL) of the complete trials, in their order."""
     return [(r.metrics[MEMORY], r.metrics[QUALITY]) for r in records if r.state == "complete"]

@@ -45,21 +45,32 @@ class Race:
 
     def is_lost(self, memory: float, seen: Seen) -> bool:
         """True if a rival is better even at the optimistic end of the paired interval of the mean difference."""
-        contexts = seen.rows if self.contexts is None else self.contexts[seen.rows]
-        draws = (contexts[:, None] == np.unique(contexts)).astype(float)  # [sample, draw]
-        n_draws = draws.shape[1]
-        if n_draws < LEAST_SEEN:
-            return False
         smaller = [i for i, cache in enumerate(self.memory) if cache <= memory]
         points = [(self.memory[i], float(self.loss[i].mean())) for i in smaller]
         rivals = np.array([self.loss[smaller[place]] for place in front(points)])  # [rival, sample]
         if not len(rivals):
             return False
-        differences = seen.losses.kl - rivals[:, seen.rows]  # [rival, sample]
-        # The samples are drawn without replacement from the few that a full measurement would see.
-        unseen = math.sqrt(1 - seen.n / rivals.shape[1])
-        mean = differences.mean(-1)  # [rival]
-        spread = np.square((differences - mean[:, None]) @ draws).sum(-1) * n_draws / (n_draws - 1)
-        error = np.sqrt(spread) / seen.n * unseen
-        optimistic = mean - stats.t.ppf(1 - ERROR / len(rivals), n_draws - 1) * error
-        return bool((optimistic > 0).any())
+        contexts = np.arange(rivals.shape[1]) if self.contexts is None else self.contexts
+        return bool((at_least(seen, rivals, contexts) > 0).any())
+
+
+def at_least(seen: Seen, rivals: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """How much more KL than each of `rivals` a policy has at the optimistic end: `[rival]`, -inf from too few samples.
+
+    Args:
+        seen: of the policy.
+        rivals: KL of each of them on all samples `[rival, sample]`.
+        contexts: int `[sample]`, equal for questions on one context.
+    """
+    draws = (contexts[seen.rows, None] == np.unique(contexts[seen.rows])).astype(float)  # [seen, draw]
+    n_draws = draws.shape[1]
+    if n_draws < LEAST_SEEN:
+        return np.full(len(rivals), -np.inf)
+    differences = seen.losses.kl - rivals[:, seen.rows]  # [rival, seen]
+    # The samples are drawn without replacement from the few that a full measurement would see.
+    unseen = math.sqrt(1 - seen.n / rivals.shape[1])
+    mean = differences.mean(-1)  # [rival]
+    spread = np.square((differences - mean[:, None]) @ draws).sum(-1) * n_draws / (n_draws - 1)
+    error = np.sqrt(spread) / seen.n * unseen
+    optimistic: np.ndarray = mean - stats.t.ppf(1 - ERROR / len(rivals), n_draws - 1) * error
+    return optimistic

@@ -119,7 +119,7 @@ class Study:
         return make_sampler(plan.sampler, (self.seed + self._kept.stream + n_begun) % 2**32, len(points))
 
     def _claim(self, plan: Plan, most: int, first: Sequence[FirstTrial]) -> list[Turn]:
-        return self._kept.claim(0 if self._is_over(plan, len(first)) else plan.trials, most, first)
+        return self._kept.claim(0 if self._is_over(plan) else plan.trials, most, first)
 
     def _take_in(self) -> list[FrozenTrial]:
         """Let the sampler know what earlier runs and other workers have finished."""
@@ -155,18 +155,19 @@ class Study:
             return _Asked(self._apart, trial, turn.first.policy, turn)
         return _Asked(self._study, trial, space.policy(ask(trial, space)), turn)
 
-    def _is_over(self, plan: Plan, n_first: int) -> bool:
-        return plan.patience is not None and stood_still(points_of(self.records())[n_first:], plan.patience, LEAST_GAIN)
+    def _is_over(self, plan: Plan) -> bool:
+        if plan.patience is None:
+            return False
+        searched = points_of(record for record in self.records() if record.kind == "search")
+        return stood_still(searched, plan.patience, LEAST_GAIN)
 
     def _run_some(self, engine: Engine, asked: Sequence[_Asked], full: Losses, race: Race, racing: bool) -> None:
         started = time.time()
         tokens = [len(sample.prompt_ids) for sample in engine.samples]
         memory = [float(np.mean([each.policy.cache_fraction(n) for n in tokens])) for each in asked]
-        enqueued = ["label" in each.trial.user_attrs for each in asked]
 
         def is_lost(place: int, seen: Seen) -> bool:
-            # What the user will be shown as comparison is measured in full.
-            return not enqueued[place] and race.is_lost(memory[place], seen)
+            return race.is_lost(memory[place], seen)
 
         found = engine.race([each.policy for each in asked], is_lost if racing else None)
         seconds = (time.time() - started) / len(asked)

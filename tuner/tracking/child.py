@@ -59,12 +59,14 @@ def child_run(trial: TrialRecord, parent_id: str, parent_started_ms: int) -> Chi
 
 def group_tags(trial: TrialRecord) -> dict[str, str]:
     """The tags that may change while a study goes on."""
-    if trial.state in ("failed", "pruned"):
+    if trial.state == "failed":
         group = trial.state
     elif trial.pareto:
         group = "front"
+    elif trial.is_baseline:
+        group = "baseline"
     else:
-        group = "baseline" if trial.is_baseline else "search"
+        group = "pruned" if trial.state == "pruned" else "search"
     return {"a2sf.pareto": str(trial.pareto).lower(), "a2sf.group": _GROUPS[group]}
 
 

@@ -60,3 +60,19 @@ def test_a_kl_beyond_the_most_allowed_is_known_from_fewer_samples(contest: Conte
     assert fresh.largest_kl(policy, whole / 8) > whole / 8
     assert engine.passes < engine.n_blocks
     assert fresh.largest_kl(policy, whole * 1.01) == pytest.approx(whole)
+
+
+def test_beside_a_rival_fewer_samples_show_that_a_kl_is_beyond_the_most_allowed(contest: Contest) -> None:
+    policy, rival, most = H2O.at(0.05), H2O.at(0.8), 0.6 * contest.largest_kl(H2O.at(0.05))
+    assert contest.largest_kl(rival) < most
+    bank, passes = Space("bump", False, 3).bank, []
+    for beside in (None, rival):
+        engine = Engine(tiny("llama"), samples(40), block_size=5, bank=bank)
+        fresh = replace(contest, engines=(engine,))
+        fresh.largest_kl(rival)
+        before = engine.passes
+        assert fresh.largest_kl(policy, most, beside) > most
+        passes.append(engine.passes - before)
+    assert passes[1] < passes[0] < engine.n_blocks
+    least = 1.01 * contest.largest_kl(policy)
+    assert fresh.largest_kl(policy, least, rival) == pytest.approx(contest.largest_kl(policy)), "else all are measured"

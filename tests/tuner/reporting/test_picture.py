@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.tuner.reporting.studies import HAND, TUNED, candidate, make_trials
 from tuner.reporting.picture import finding, picture_of
 
@@ -21,6 +23,12 @@ def test_the_front_is_the_best_of_the_trials_and_a_method_is_one_line() -> None:
     assert picture.front == sorted(picture.front)
     for kept, lost in picture.front:
         assert not any(x <= kept and y < lost for (x, y), _ in picture.dots)
+
+
+def test_a_known_method_that_was_given_up_early_is_compared_and_a_searched_trial_is_not() -> None:
+    picture = picture_of([replace(trial, state="pruned") for trial in make_trials()], TUNED, HAND, "lost", 1.0)
+    assert {name: len(points) for name, points in picture.families.items()} == {"h2o": 3, "streaming-llm": 3}
+    assert picture.dots == picture.front == []
 
 
 def test_the_axis_is_linear_inside_the_goal_and_keeps_the_order_beyond() -> None:

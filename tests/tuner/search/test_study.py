@@ -148,7 +148,7 @@ def test_a_trial_that_cannot_win_stops_early_and_says_what_it_saw(tmp_path: Path
     pruned = [record for record in records if record.state == "pruned"]
     assert pruned, "on a random model most small caches are much worse than some other"
     assert all(12 <= record.metrics["samples_seen"] < 24 for record in pruned)
-    assert all(record.label == "search" for record in pruned)
+    assert {record.kind for record in pruned} == {"search", "baseline"}, "known methods race like the others"
     assert not any(record.pareto for record in pruned)
     complete = [record for record in records if record.state == "complete"]
     assert all(record.metrics["samples_seen"] == 24 for record in complete)

@@ -25,6 +25,7 @@ BASELINE = replace(TRIAL, label="h2o 0.25", kind="baseline", method="h2o")
         (TRIAL, "3 search"),
         (replace(TRIAL, kind="seed", label="seed profile, decay 0.1"), "3 search"),
         (replace(TRIAL, state="pruned"), "4 pruned"),
+        (replace(BASELINE, state="pruned"), "2 baseline"),
         (replace(BASELINE, state="failed"), "5 failed"),
     ],
 )

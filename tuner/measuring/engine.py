@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.placement import n_processes
+from a2sf_core.placement import input_device, n_processes
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.position import Position
@@ -97,7 +97,9 @@ class Engine:
         if batch_tokens is None:
             head_dim: int = fingerprint(model)["head_dim"]
             batch_tokens = tokens_at_once(2 * self.n_layers * self.n_kv_heads * head_dim * model.dtype.itemsize)
-        planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed)
+        on_cpu = input_device(model).type == "cpu"
+        answers = [len(sample.answer_ids) for sample in self.samples] if on_cpu else ()
+        planned = plan([sample.prompt_ids for sample in self.samples], batch_tokens, block_size, seed, answers)
         self.n_blocks = len(planned)
         prompts, blocks = dict(enumerate(self.samples)), dict(enumerate(planned))
         rules = Bank(whole, tuple(own))

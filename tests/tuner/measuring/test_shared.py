@@ -169,6 +169,15 @@ def test_the_plan_keeps_a_context_together_and_is_the_old_one_without_any() -> N
     ]
 
 
+def test_batches_are_split_where_the_padding_of_answers_costs_more_than_a_batch_does() -> None:
+    prompts = [(1, place) for place in range(9)] + [(1, 8)]
+    assert plan(prompts, 10_000, 100, 0, [20] * 10) == plan(prompts, 10_000, 100, 0), "nothing is padded"
+    (uneven,) = plan(prompts, 10_000, 100, 0, [100, 5, 7, 90, 6, 8, 95, 7, 6, 92])
+    assert sorted(map(sorted, uneven)) == [[0, 3, 6, 8, 9], [1, 2, 4, 5, 7]], "8 and 9 are one prompt, read once"
+    (block,) = plan(prompts, 10_000, 100, 0, [100, 97, 101, 98, 98, 101, 99, 97, 98, 99])
+    assert len(block) == 1, "a few tokens are not worth a batch more"
+
+
 def test_more_questions_than_a_batch_may_hold_are_shared_out() -> None:
     prompts = [(1, 2, 3)] * 40 + [(1, 2)]
     (block,) = plan(prompts, 30, 1000, 0)

@@ -19,7 +19,7 @@ from tuner.inputs.adapter import adapter_identity
 from tuner.inputs.check import Inputs
 from tuner.inputs.encoding import Encoded
 from tuner.inputs.made_with import inputs_identity
-from tuner.inputs.models import max_tokens, model_of
+from tuner.inputs.models import max_tokens, model_of, slow_type
 from tuner.inputs.power import Power
 from tuner.inputs.splits import Parts, encode_and_split, power_of
 from tuner.inputs.tasks import Task
@@ -117,6 +117,8 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
     n_layers = model.config.get_text_config().num_hidden_layers
     with attach(Policy.full(n_layers), model):
         pass  # tries what cannot be served, before anything is written
+    if slow := slow_type(model):
+        watch.say(slow)
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)

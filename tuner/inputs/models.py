@@ -83,6 +83,19 @@ def model_of(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     return load_model(settings.model, settings.device, settings.dtype, settings.adapter, settings.device_map)
 
 
+def slow_type(model: PreTrainedModel, capability: str | None = None) -> str:
+    """One sentence where the type of the weights makes this CPU slow, else nothing.
+
+    `capability`: see `torch.backends.cpu.get_cpu_capability`, which None asks.
+    """
+    capability = capability or torch.backends.cpu.get_cpu_capability()
+    half = model.dtype in (torch.bfloat16, torch.float16)
+    if not (half and model.device.type == "cpu" and capability in ("NO AVX", "AVX2")):
+        return ""
+    name = str(model.dtype).removeprefix("torch.")
+    return f"This CPU has no instructions for {name}, many times slower than float32: leave --dtype out if you can."
+
+
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """How many tokens the model takes; `sys.maxsize` if neither config nor tokenizer knows a limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -18,7 +18,7 @@ from a2sf_core import A2SFError
 from studies.tokenizer import build
 from tuner.inputs import model_folder
 from tuner.inputs.hub import hub_blocked
-from tuner.inputs.models import load_model, max_tokens
+from tuner.inputs.models import load_model, max_tokens, slow_type
 
 
 def said(name: str | Path, **kwargs: Any) -> str:
@@ -86,6 +86,15 @@ def test_types(saved: Path) -> None:
     assert load_model(str(saved), device="cpu")[0].dtype == torch.float32
     assert load_model(str(saved), device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
     assert "There is no dtype 'half'; expected one of auto, float32, bfloat16, float16." in said(saved, dtype="half")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "slow"),
+    [("float32", "AVX2", False), ("bfloat16", "AVX512", False), ("bfloat16", "AVX2", True), ("float16", "AVX2", True)],
+)
+def test_a_type_that_this_cpu_is_slow_in_is_told(saved: Path, dtype: str, capability: str, slow: bool) -> None:
+    model, _ = load_model(str(saved), "cpu", dtype)
+    assert (f"no instructions for {dtype}" in slow_type(model, capability)) == slow
 
 
 def test_the_limit_is_the_tokenizers_where_the_model_has_none(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def main() -> None:
     taught = time.monotonic()
     fisher = measure_fisher(teacher, rows, HALF_LIVES_TRIED, options.seed, Part(), silent)
     weighed = time.monotonic()
-    learned = learned_rules(teacher, range(len(learn)), silent)
+    learned = learned_rules(teacher, range(len(learn)), silent, options.seed)
     del teacher
     fitted = time.monotonic()
     engine = Engine(model, measure, ends=ends, own=learned)

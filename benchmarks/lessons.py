@@ -39,6 +39,7 @@ from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
 from tuner.measuring.texts import Ends
 from tuner.search.dimensions import Dimensions
+from tuner.search.fisher import Fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
 from tuner.search.profile import Profile
 from tuner.search.profile_part import Part
@@ -98,7 +99,8 @@ class Lesson:
         losses = {
             h: engine.evaluate(with_budgets(budgets, [Decay(h)] * engine.n_layers)).kl.mean() for h in HALF_LIVES_TRIED
         }
-        rules = learned_rules(engine, range(len(source.learn)), silent)
+        drawn = seed if isinstance(profile, Fisher) else None
+        rules = learned_rules(engine, range(len(source.learn)), silent, drawn)
         return cls(profile, min(losses, key=lambda half_life: float(losses[half_life])), rules)
 
     def policies(self, budget: float) -> dict[str, Policy]:

@@ -74,12 +74,12 @@ def taught(
     """Budgets from some of the prompts `tune`, and a forgetting rule for each layer from all; `file` keeps them."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part, key = Part(file.with_name(f"{file.name}-fisher-{len(tune)}-{name_of(tune[0])}.json")), str(own_tokens)
-    if part.get("rules", key) is None:
+    if part.get("rules in nats", key) is None:
         teacher = Engine(model, tune, ends=ends_of(model, tokenizer, own_tokens), learn_from=LEARNED_FROM)
         rows = prompts_to_look_at(teacher.samples, 0, math.inf)
         part.put("profile", key, measure_fisher(teacher, rows, HALF_LIVES_TRIED, 0, Part(), silent).to_dict())
-        part.put("rules", key, [rule.to_dict() for rule in learned_rules(teacher, range(len(tune)), silent)])
-    rules = [read_rule(rule, "rule") for rule in part.get("rules", key)]
+        part.put("rules in nats", key, [rule.to_dict() for rule in learned_rules(teacher, range(len(tune)), silent, 0)])
+    rules = [read_rule(rule, "rule") for rule in part.get("rules in nats", key)]
     return Fisher.from_dict(part.get("profile", key)), rules
 
 

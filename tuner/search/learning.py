@@ -2,14 +2,15 @@
 
 A2SF weighs the attention of a query by alpha^age. While a prompt is read, sums for many half-lives are gathered anyway,
 and a power for each of them makes a curve of any shape (`a2sf_core.rules.learned`). What a token was worth is known
-afterwards, from both texts that follow the prompt: what losing it alone would have done to the attention's output,
-p / (1 - p) |o - v|, summed over the text. A ridge regression from logarithms to logarithms, one for every KV head, on
-some of the search prompts; the others say whether it beats a single half-life.
+afterwards, from both texts that follow the prompt: in nats, where gradients can be trusted
+(`tuner.measuring.token_losses`), or else what losing it alone would have done to the attention's output, p / (1 - p)
+|o - v|, summed over the text. A ridge regression from logarithms to logarithms, one for every KV head, on some of the
+search prompts; the others say whether it beats a single half-life.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from tuner.measuring.answers import answering
 from tuner.measuring.batch import PromptBatch
 from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
-from tuner.measuring.token_losses import odds, paid
+from tuner.measuring.memory import enough_memory
+from tuner.measuring.token_losses import odds, paid, token_losses
 from tuner.watch import Count, Progress
 
 LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
@@ -29,37 +31,61 @@ _RIDGE = 0.01
 """Of inputs with unit variance."""
 _FIRST = 4
 """Tokens left out: every head looks at them, whatever they say, and policies keep them anyway."""
-_LEAST_WORTH = 1e-5
+_LEAST_WORTH, _LEAST_NATS = 1e-5, 0.01
+"""Added to what a token is worth before the logarithm is taken; where it is in nats, over the head's mean."""
+_NONE = 1e-12
+"""Instead of nothing, where no token of a head is worth anything."""
 _DIGITS = 3
 
 
-def learned_rules(engine: Engine, rows: Collection[int], progress: Progress) -> tuple[Learned, ...]:
+def learned_rules(
+    engine: Engine, rows: Collection[int], progress: Progress, drawn: int | None = None
+) -> tuple[Learned, ...]:
     """One rule per layer, fitted on the samples `rows` of an engine that holds the sums of `LEARNED_FROM`.
 
     Args:
         progress: called with (blocks done, blocks in all).
+        drawn: learn from what tokens are worth in nats, for a model that `gives_gradients`: the seed of what is drawn
+            from its predictions.
     """
     count = Count(progress, engine.n_blocks)
     progress(0, engine.n_blocks)
-    found = engine.everywhere(_sums, set(rows), told=count.one)
+    found = engine.everywhere(_sums, set(rows), drawn, told=count.one)
     by_block = {index: fit for each in found for index, fit in each.items()}
     fit = _Fit.total([by_block[index] for index in range(engine.n_blocks)])
     powers = fit.solve().clip(-20, 20).round(_DIGITS)  # [layer, kv_head, signal]
     return tuple(Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers)
 
 
-def _sums(holder: Holder, rows: Collection[int]) -> dict[int, _Fit]:
+def _sums(holder: Holder, rows: Collection[int], drawn: int | None) -> dict[int, _Fit]:
     """What the blocks that are held here say, by block: so that it is added up in one order, whoever holds them."""
     found = {}
     for index, block in holder.blocks():
         fit = _Fit(len(block[0].layers), block[0].layers[0].keys.shape[1], len(LEARNED_FROM) + 1)
-        with answering(holder.model):
+        with enough_memory("looking at what tokens are worth"), answering(holder.model):
             for batch in block:
-                if not set(rows).isdisjoint(batch.samples):
-                    _add(fit, batch, worth_to_texts(holder, batch), rows)
+                for place, worth in _worth(holder, batch, rows, drawn):
+                    _add(fit, batch, place, worth)
         found[index] = fit
         holder.told()
     return found
+
+
+def _worth(
+    holder: Holder, batch: PromptBatch, rows: Collection[int], drawn: int | None
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """Of each sample of `batch` that is in `rows` its place, and the logarithms of what its tokens turned out to be
+    worth: float32 `[kv_head, token]` per layer."""
+    places = [place for place, row in enumerate(batch.samples) if row in rows and batch.n_tokens[place] > _FIRST + 1]
+    moved = worth_to_texts(holder, batch) if places and drawn is None else []
+    for place in places:
+        if drawn is None:
+            yield place, [(layer[place, :, : batch.n_tokens[place]] + _LEAST_WORTH).log() for layer in moved]
+        else:
+            generator = torch.Generator().manual_seed(drawn + batch.samples[place])
+            # Nats are squares: their roots are to movements what the latter's lengths are.
+            roots = [nats.sqrt() for nats in token_losses(holder.reader, batch, place, generator)]
+            yield place, [(root + _LEAST_NATS * root.mean(-1, keepdim=True) + _NONE).log() for root in roots]
 
 
 def worth_to_texts(holder: Holder, batch: PromptBatch) -> list[Tensor]:
@@ -138,18 +164,13 @@ class _Fit:
         return found
 
 
-def _add(fit: _Fit, batch: PromptBatch, worth: Sequence[Tensor], rows: Collection[int]) -> None:
-    lengths = batch.n_tokens.tolist()
-    for place, row in enumerate(batch.samples):
-        n, prompt = lengths[place], int(batch.held[place])
-        if row not in rows or n <= _FIRST + 1:
-            continue
-        for index, layer in enumerate(batch.layers):
-            sums = (layer.sums[:, prompt, :, -n:] + FLOOR).log()  # [half_life, kv_head, n]
-            sizes = (layer.values[prompt, :, -n:].float().norm(dim=-1) + FLOOR).log()  # [kv_head, n]
-            signals = torch.cat([sums, sizes[None]]).transpose(0, 1)  # [kv_head, signal, n]
-            target = (worth[index][place, :, :n] + _LEAST_WORTH).log()  # [kv_head, n]
-            fit.add(index, signals[..., _FIRST:], target[:, _FIRST:])
+def _add(fit: _Fit, batch: PromptBatch, place: int, worth: Sequence[Tensor]) -> None:
+    n, prompt = int(batch.n_tokens[place]), int(batch.held[place])
+    for index, (layer, target) in enumerate(zip(batch.layers, worth, strict=True)):
+        sums = (layer.sums[:, prompt, :, -n:] + FLOOR).log()  # [half_life, kv_head, n]
+        sizes = (layer.values[prompt, :, -n:].float().norm(dim=-1) + FLOOR).log()  # [kv_head, n]
+        signals = torch.cat([sums, sizes[None]]).transpose(0, 1)  # [kv_head, signal, n]
+        fit.add(index, signals[..., _FIRST:], target[:, _FIRST:])
 
 
 def _plain(table: np.ndarray) -> tuple[tuple[float, ...], ...]:

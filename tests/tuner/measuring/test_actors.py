@@ -112,6 +112,8 @@ def test_profile_and_learned_rules_are_the_same(actors: Actors) -> None:
     rules, same = (learned_rules(engine, range(9), lambda *at: told.append(at)) for engine in engines)
     assert rules == same
     assert told.count((5, 5)) >= 2
+    in_nats, same = (learned_rules(engine, range(9), silent, drawn=0) for engine in engines)
+    assert in_nats == same != rules
     for engine in engines:
         engine.learn(rules)
     learned = Policy(tuple(LayerPolicy(rule, 0.2, 0.25, 1) for rule in rules))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
@@ -18,8 +19,10 @@ from tests.core import models
 from tests.tuner.models import holder_of, samples, tiny
 from tuner.choices import LEARNED
 from tuner.measuring.answers import answering
+from tuner.measuring.batch import _Sums
 from tuner.measuring.engine import Engine
 from tuner.measuring.texts import Ends
+from tuner.measuring.token_losses import token_losses
 from tuner.search.learned_file import FEWEST, LEARNED_FILE, Lesson, kept_lesson, learn
 from tuner.search.learning import LEARNED_FROM, _Fit, learned_rules, what_losing_costs, worth_to_texts
 from tuner.search.space import Space
@@ -92,6 +95,25 @@ def test_rules_are_learned_from_the_samples_named_alone(rules: tuple[Learned, ..
         assert np.array(ours.powers) == pytest.approx(np.array(alone.powers), abs=2e-3)
     assert some != rules
     assert [len(rule.powers) for rule in rules] == [2, 2, 2]
+
+
+def test_what_is_learned_in_nats_ranks_by_what_losing_tokens_costs_in_nats(rules: tuple[Learned, ...]) -> None:
+    engine = engine_of(tiny("llama"), 14)
+    in_nats, of_five = (learned_rules(engine, rows, silent, drawn=5) for rows in (range(14), range(5)))
+    assert in_nats != of_five
+    fits: dict[str, list[float]] = {"in nats": [], "by movement": []}
+    holder = holder_of(engine)
+    with answering(holder.model):
+        for batch in (batch for _, block in holder.blocks() for batch in block):
+            for place, row in enumerate(batch.samples):
+                own = slice(place, place + 1), slice(None), slice(-int(batch.n_tokens[place]), None)
+                losses = token_losses(holder.reader, batch, place, torch.Generator().manual_seed(5 + row))
+                for layer, loss, *both in zip(batch.layers, losses, in_nats, rules, strict=True):
+                    held: Any = _Sums(layer.sums[(slice(None), *own)], layer.values[own], LEARNED_FROM)
+                    for fit, rule in zip(fits.values(), both, strict=True):
+                        ranks = rule.rank(held)[0]  # [kv_head, token]
+                        fit += [float(spearmanr(ranks[head, 4:], loss[head, 4:])[0]) for head in range(2)]
+    assert np.mean(fits["in nats"]) > np.mean(fits["by movement"]) > 0
 
 
 @pytest.mark.parametrize("memory", [None, 1], ids=["held", "read again"])

@@ -31,7 +31,7 @@ _RIDGE = 0.01
 """Of inputs with unit variance."""
 _FIRST = 4
 """Tokens left out: every head looks at them, whatever they say, and policies keep them anyway."""
-_LEAST_WORTH, _LEAST_NATS = 1e-5, 0.01
+_LEAST_WORTH, _LEAST_NATS = 1e-5, 1e-3
 """Added to what a token is worth before the logarithm is taken; where it is in nats, over the head's mean."""
 _NONE = 1e-12
 """Instead of nothing, where no token of a head is worth anything."""

@@ -40,12 +40,16 @@ from tuner.tracking.tracker import Tracker
 from tuner.watch import Watch
 
 PARTS_HELD = 3
-"""Parts of the data that are held at once, and share the memory."""
+"""Parts of the data that are held at once, and share the memory of every actor."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is read and opened before anything is measured. `limit` is how many tokens the model takes."""
+    """What is read and opened before anything is measured.
+
+    limit: how many tokens the model takes. memory: bytes for what is held of all parts, each of which gets a share like
+    that of its tokens.
+    """
 
     settings: Settings
     task: Task
@@ -99,8 +103,11 @@ class Job:
         `attached`: it measures by really running the attached model.
         """
         progress = self.watch.step(f"Reading {name} prompts")
+        held = {"search": self.parts.search, "select": self.parts.select, "report": self.parts.report, name: part}
+        tokens = {each: sum(len(sample.prompt_ids) for sample in samples) for each, samples in held.items()}
         return Engine(
-            self.model, part, progress=progress, seed=self.settings.seed, memory=self.memory,
+            self.model, part, progress=progress, seed=self.settings.seed,
+            memory=self.memory * tokens[name] // sum(tokens.values()),
             bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
             hold=self.actors.hold if self.actors else None,
         )  # fmt: skip
@@ -128,7 +135,7 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
         identity["adapter"] = adapter_identity(settings.adapter)
     identity |= {"search space": dimensions.digest(), "search signal": SIGNAL, "seed": str(settings.seed)}
     warm = read_warm_start(settings.warm_start, identity)
-    memory = allowed_memory(settings.memory, layer_devices(model)) // PARTS_HELD
+    memory = allowed_memory(settings.memory, layer_devices(model))
     actors = None
     if settings.ray:
         watch.step("Starting Ray actors")

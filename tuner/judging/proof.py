@@ -114,7 +114,12 @@ def climb(
     small chance as if there were only one. If already the first fails, nothing is proven; then the smallest cache from
     the middle of the ladder upwards whose mean is within the goal is promising.
     """
-    count = Count(progress, len(ladder.rungs) if ladder else 1)
+    rungs = ladder.rungs if ladder else []
+    count = Count(progress, len(rungs) or 1)
+    for engine in contest.engines:
+        if engine.recomputes:  # prompts are read again once for all rungs, instead of once for each
+            together = [rung.policy for rung in rungs if engine.gathers(rung.policy)]
+            engine.race([Policy.full(engine.n_layers), *together])
     found = _climb(contest, ladder, count)
     count.close()
     return found

@@ -13,6 +13,7 @@ from tuner.judging.contest import Contest, Proposal
 from tuner.judging.proof import climb
 from tuner.judging.shape import Shape
 from tuner.judging.verdict import Status
+from tuner.measuring.engine import Engine
 from tuner.search.baselines import BASELINES
 
 H2O = Shape.of_baseline(BASELINES[0], 3)
@@ -40,6 +41,25 @@ def test_only_rungs_before_the_first_that_fails_count(contest: Contest) -> None:
             holds = sum(low >= -goal for low in lows[: len(judged)])
             assert len(judged) in (holds, holds + 1), "nothing is looked at after the first that fails"
     assert climb(contest, None) == (None, [])
+
+
+def test_prompts_that_must_be_read_again_are_read_once_for_all_rungs(contest: Contest) -> None:
+    model, reads = contest.engines[0].model, []
+    bank = contest.engines[0].portion.bank.shared
+    for budgets in ((0.95,), (0.95, 0.9, 0.85, 0.8)):
+        engine = Engine(model, contest.engines[0].samples, bank=bank, memory=1)
+        assert engine.recomputes
+        longest = max(len(sample.prompt_ids) for sample in engine.samples)
+        lengths: list[int] = []
+        hook = model.register_forward_pre_hook(
+            lambda _module, _args, given, to=lengths: to.append(given["attention_mask"].shape[1]), with_kwargs=True
+        )
+        rereading = replace(contest, engines=(engine,), max_degradation=100.0)
+        _, judged = climb(rereading, ladder(*budgets, around=budgets[-1]))
+        hook.remove()
+        assert len(judged) == len(budgets), "every rung holds"
+        reads.append(lengths.count(longest))
+    assert reads[0] == reads[1] > 0
 
 
 def test_without_proof_the_smallest_whose_mean_is_within_the_goal_is_promising(contest: Contest) -> None:

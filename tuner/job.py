@@ -40,15 +40,14 @@ from tuner.tracking.tracker import Tracker
 from tuner.watch import Watch
 
 PARTS_HELD = 3
-"""Parts of the data that are held at once, and share the memory of every actor."""
+"""Parts of the data that are held at once, and share the memory."""
 
 
 @dataclass(frozen=True)
 class Job:
     """What is read and opened before anything is measured.
 
-    limit: how many tokens the model takes. memory: bytes for what is held of all parts, each of which gets a share like
-    that of its tokens.
+    limit: how many tokens the model takes. memory: bytes for what is held of all parts.
     """
 
     settings: Settings
@@ -96,18 +95,18 @@ class Job:
 
     def engine(
         self, name: str, part: Sequence[Encoded], own: Sequence[ScoreRule], learn_from: Sequence[float] = (),
-        attached: bool = False,
+        attached: bool = False, beside: Sequence[Engine] = (),
     ) -> Engine:  # fmt: skip
         """An engine that has read `part`, and knows the rules `own`, one for each layer, or can learn some.
 
-        `attached`: it measures by really running the attached model.
+        `attached`: it measures by really running the attached model. `beside`: those that were made before; what they
+        left of the memory is shared by it and those to come, so that the last one has all that nobody needed.
         """
         progress = self.watch.step(f"Reading {name} prompts")
-        held = {"search": self.parts.search, "select": self.parts.select, "report": self.parts.report, name: part}
-        tokens = {each: sum(len(sample.prompt_ids) for sample in samples) for each, samples in held.items()}
+        left = self.memory - sum(engine.held for engine in beside)
         return Engine(
             self.model, part, progress=progress, seed=self.settings.seed,
-            memory=self.memory * tokens[name] // sum(tokens.values()),
+            memory=left // (PARTS_HELD - len(beside)),
             bank=self.dimensions.bank, ends=self.grader.ends, own=own, learn_from=learn_from, attached=attached,
             hold=self.actors.hold if self.actors else None,
         )  # fmt: skip

@@ -134,7 +134,7 @@ def _run_trials(job: Job, engine: Engine, space: Space, plan: Plan, progress: Pr
 def _choose(job: Job, found: _Found) -> _Chosen:
     """Choose on search and select samples together, and how many others are to judge the choice."""
     settings = job.settings
-    select = job.engine("select", job.parts.select, found.space.learned)
+    select = job.engine("select", job.parts.select, found.space.learned, beside=[found.engine])
     seen, n_judges, progress = job.contest(found.engine, select), job.power.n_contexts, job.watch.step("Choosing")
     choice = choose(seen, n_judges, found.space, found.records, progress)
     report: Sequence[Encoded] = job.parts.report
@@ -150,7 +150,8 @@ def _prove(job: Job, found: _Found, chosen: _Chosen) -> _Proven:
     choice = chosen.choice
     rungs = [rung.policy for ladder in (choice.picked, choice.known) if ladder for rung in ladder.rungs]
     attached = must_run_attached(job.model, job.watch.say)
-    unseen = job.engine("report", chosen.report, found.space.learned, attached=attached)
+    others = [found.engine, chosen.select]
+    unseen = job.engine("report", chosen.report, found.space.learned, attached=attached, beside=others)
     looks = job.study.count_report_look(rungs)
     power = power_of(replace(job.parts, report=tuple(chosen.report)), job.task, job.power.goal)
     outcome = prove(job.contest(unseen), job.contest(found.engine), choice, power, job.watch)

@@ -66,6 +66,7 @@ class Engine:
         n_blocks: how many blocks there are.
         n_kv_heads: KV heads of a layer.
         bytes_per_token: bytes of one token's keys and values over all layers, uncut.
+        held: bytes of all that is held of the prompts, once they are read.
         recomputes: True if some prompts are read again for every `race`: it pays to race many policies at once then.
     """
 
@@ -108,9 +109,10 @@ class Engine:
         self._measured: dict[tuple[int, Policy], Losses] = {}
         count = Count(progress, len(self.samples) * (2 if ends else 1))
         self.holders: Holders = hold(self.portion) if hold else Here(model, self.portion)
-        held = self.everywhere(_how_held, told=count.one)  # which is what makes them read
-        self.recomputes = any(again for again, _ in held)
-        self.bytes_per_token = max(n_bytes for _, n_bytes in held)
+        found = self.everywhere(_how_held, told=count.one)  # which is what makes them read
+        self.recomputes = any(again for again, _, _ in found)
+        self.bytes_per_token = max(n_bytes for _, n_bytes, _ in found)
+        self.held = sum(held for _, _, held in found)
         count.close()
 
     def everywhere(self, what: Callable[..., Found], *given: Any, told: Told = nobody) -> list[Found]:
@@ -219,6 +221,6 @@ class Engine:
                 raise A2SFError(f"a layer has {n_budgets} budgets but the model has {self.n_kv_heads} KV heads.")
 
 
-def _how_held(holder: Holder) -> tuple[bool, int]:
-    """Whether something is read again, and bytes of a token."""
-    return holder.recomputes, holder.bytes_per_token
+def _how_held(holder: Holder) -> tuple[bool, int, int]:
+    """Whether something is read again, bytes of a token, and of all that is held."""
+    return holder.recomputes, holder.bytes_per_token, holder.held

@@ -59,6 +59,11 @@ class Holder:
         return self._store.recomputes
 
     @property
+    def held(self) -> int:
+        """Bytes of all that is held."""
+        return self._store.held
+
+    @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token over all layers, uncut, of all processes that share the model."""
         return self._blocks.bytes_per_token * n_processes(self.model)

@@ -60,6 +60,11 @@ class Store:
         return len(self._on_device) + len(self._on_host)
 
     @property
+    def held(self) -> int:
+        """Bytes of all blocks that are held."""
+        return sum(map(nbytes, (*self._on_device, *self._on_host)))
+
+    @property
     def recomputes(self) -> bool:
         """True if some block is not stored."""
         return self.n_stored < self._count

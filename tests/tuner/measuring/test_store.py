@@ -35,6 +35,8 @@ def test_figures_do_not_depend_on_the_limit(share: float) -> None:
     size = sum(nbytes(holder_of(unlimited).load(block)) for block in range(4))
     limited = engine(max(1, int(share * size)))
     assert limited.recomputes == (share < 1)
+    assert limited.held <= max(1, share * size)
+    assert unlimited.held == size
     assert holder_of(limited)._store.n_stored in {0.0: [0], 1.5: [4]}.get(share, [1, 2, 3])
     found = zip(limited.race(POLICIES), unlimited.race(POLICIES), strict=True)
     assert all(equal(ours.losses, theirs.losses) for ours, theirs in found)
@@ -54,6 +56,7 @@ def test_first_the_device_then_the_host_then_nowhere(device: int, host: int, on_
 
     store = Store(read, 4, Room(device * size, host * size))
     assert (len(store._on_device), store.n_stored, store.recomputes) == (on_device, stored, stored < 4)
+    assert store.held <= stored * size and bool(store.held) == bool(stored)
     reads.clear()
     loaded = [store.load(index) for index in range(4)]
     assert reads == list(range(stored, 4))

@@ -56,7 +56,8 @@ def test_first_the_device_then_the_host_then_nowhere(device: int, host: int, on_
 
     store = Store(read, 4, Room(device * size, host * size))
     assert (len(store._on_device), store.n_stored, store.recomputes) == (on_device, stored, stored < 4)
-    assert store.held <= stored * size and bool(store.held) == bool(stored)
+    assert store.held <= stored * size
+    assert bool(store.held) == bool(stored)
     reads.clear()
     loaded = [store.load(index) for index in range(4)]
     assert reads == list(range(stored, 4))

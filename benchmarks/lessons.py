@@ -39,8 +39,7 @@ from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
 from tuner.measuring.texts import Ends
 from tuner.search.dimensions import Dimensions
-from tuner.search.fisher import Fisher
-from tuner.search.learning import LEARNED_FROM, learned_rules
+from tuner.search.learning import LEARNED_FROM, drawn_for, learned_rules
 from tuner.search.profile import Profile
 from tuner.search.profile_part import Part
 from tuner.search.profiles import HALF_LIVES_TRIED, find_profile
@@ -99,8 +98,7 @@ class Lesson:
         losses = {
             h: engine.evaluate(with_budgets(budgets, [Decay(h)] * engine.n_layers)).kl.mean() for h in HALF_LIVES_TRIED
         }
-        drawn = seed if isinstance(profile, Fisher) else None
-        rules = learned_rules(engine, range(len(source.learn)), silent, drawn)
+        rules = learned_rules(engine, range(len(source.learn)), silent, drawn_for(profile, seed))
         return cls(profile, min(losses, key=lambda half_life: float(losses[half_life])), rules)
 
     def policies(self, budget: float) -> dict[str, Policy]:

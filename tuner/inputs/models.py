@@ -93,7 +93,10 @@ def slow_type(model: PreTrainedModel, capability: str | None = None) -> str:
     if not (half and model.device.type == "cpu" and capability in ("NO AVX", "AVX2")):
         return ""
     name = str(model.dtype).removeprefix("torch.")
-    return f"This CPU has no instructions for {name}, many times slower than float32: leave --dtype out if you can."
+    return (
+        f"This CPU has no instructions for {name}, which makes it many times slower than float32: leave --dtype out if "
+        "you can."
+    )
 
 
 def max_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -115,20 +115,14 @@ class Contest:
 
 def _kl_of(policy: Policy, most: float, engine: Engine, rival: Policy | None) -> float:
     """Mean KL on the samples of `engine`, or on as many as show that it is over `most`."""
-    n = len(engine.samples)
+    n, theirs = len(engine.samples), engine.evaluate(rival).kl if rival else None  # [sample]
 
     def is_over(_place: int, seen: Seen) -> bool:
-        return bool(seen.losses.kl.sum() > most * n)
+        if seen.losses.kl.sum() > most * n:
+            return True
+        return theirs is not None and bool(theirs.mean() + at_least(seen, theirs[None], engine.contexts)[0] > most)
 
-    if rival is None:
-        return float(engine.race([policy], is_over)[0].losses.kl.mean())
-    theirs = engine.evaluate(rival).kl  # [sample]
-    contexts = np.unique([sample.context_key for sample in engine.samples], return_inverse=True)[1]
-
-    def is_likely_over(place: int, seen: Seen) -> bool:
-        return is_over(place, seen) or bool(theirs.mean() + at_least(seen, theirs[None], contexts)[0] > most)
-
-    seen = engine.race([policy], is_likely_over)[0]
-    if seen.n == n:
+    seen = engine.race([policy], is_over)[0]
+    if theirs is None or seen.n == n:
         return float(seen.losses.kl.mean())
     return float(theirs.mean() + (seen.losses.kl - theirs[seen.rows]).mean())

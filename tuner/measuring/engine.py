@@ -60,6 +60,7 @@ class Engine:
             itself what to read again, and the others would wait for it.
 
     Attributes:
+        contexts: int `[sample]`, equal for questions on one context.
         holders: who holds the prompts.
         portion: what all of them hold together, the rules that were learned meanwhile included.
         passes: how often a block was really run under a policy.
@@ -90,6 +91,7 @@ class Engine:
             raise A2SFError("an engine of a model that several processes share takes no limit of memory.")
         self.model = model
         self.samples = list(samples)
+        self.contexts = np.unique([sample.context_key for sample in self.samples], return_inverse=True)[1]
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)

@@ -47,8 +47,8 @@ def plan(
 
 def _by_answer(pieces: Sequence[list[int]], answers: Sequence[int]) -> list[list[list[int]]]:
     """Split so that as few tokens as possible are read, padding included, each part counting as `ANOTHER_BATCH`."""
-    ordered = sorted(pieces, key=lambda piece: -max(answers[row] for row in piece))
-    longest = [max(answers[row] for row in piece) for piece in ordered]
+    by_longest = sorted(((max(answers[row] for row in piece), piece) for piece in pieces), key=lambda each: -each[0])
+    longest, ordered = [each for each, _ in by_longest], [piece for _, piece in by_longest]
     n_rows = [0, *accumulate(map(len, ordered))]
     tokens, starts = [0], [0]  # fewest that the first pieces take, and where their last part starts, by how many
     for stop in range(1, len(ordered) + 1):

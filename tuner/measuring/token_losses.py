@@ -56,6 +56,11 @@ def odds(attention: Tensor) -> Tensor:
     return attention / (1 - attention).clamp(min=_LEAST_LEFT)
 
 
+def draws(seed: int, sample: int) -> torch.Generator:
+    """What a sample's tokens are drawn with: the same whoever holds it, and whatever its losses are wanted for."""
+    return torch.Generator().manual_seed(seed + sample)
+
+
 @torch.no_grad()
 def token_losses(reader: Reader, batch: PromptBatch, row: int, generator: torch.Generator) -> list[Tensor]:
     """What the model's predictions would lose with each token of row `row`: nats per token of text, mean over texts.

@@ -14,7 +14,7 @@ from tuner.measuring.batch import PromptBatch
 from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
 from tuner.measuring.memory import enough_memory
-from tuner.measuring.token_losses import gives_gradients, token_losses
+from tuner.measuring.token_losses import draws, gives_gradients, token_losses
 from tuner.search.fisher import SHARES, TOGETHER, Fisher, rounded
 from tuner.search.profile_part import Part
 from tuner.search.reconstruction import SINK
@@ -72,8 +72,7 @@ def _curves(
         for batch in block:
             for place, row in enumerate(batch.samples):
                 if row in rows:
-                    generator = torch.Generator().manual_seed(seed + row)
-                    losses = token_losses(holder.reader, batch, place, generator)
+                    losses = token_losses(holder.reader, batch, place, draws(seed, row))
                     found[row] = loss_curves(batch, place, losses, places).numpy()
                     holder.told()
     return found

@@ -16,8 +16,7 @@ from a2sf_core.rules.catalogue import read_rule
 from a2sf_core.rules.learned import Learned
 from tuner.choices import LEARNED
 from tuner.measuring.engine import Engine
-from tuner.search.fisher import Fisher
-from tuner.search.learning import learned_rules
+from tuner.search.learning import drawn_for, learned_rules
 from tuner.search.profiles import JUDGED_AT
 from tuner.search.space import Space
 from tuner.search.storage import LEARNED_FILE
@@ -83,8 +82,8 @@ def learn(engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
         return Lesson((), f"Forgetting was not learned: that takes {FEWEST} search samples, and there are {n}.")
     shuffled = np.random.default_rng(seed).permutation(n)
     judges = np.sort(shuffled[: n // JUDGES])
-    drawn = seed if isinstance(space.profile, Fisher) else None  # gradients have proven good on this model
-    rules = learned_rules(engine, set(shuffled[n // JUDGES :].tolist()), watch.step("Learning to forget"), drawn)
+    rows, drawn = set(shuffled[n // JUDGES :].tolist()), drawn_for(space.profile, seed)
+    rules = learned_rules(engine, rows, watch.step("Learning to forget"), drawn)
     engine.learn(rules)
     richer = Space.of(space, space.profile, rules)
     names = (space.fixed[0], LEARNED)

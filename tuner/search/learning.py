@@ -22,7 +22,9 @@ from tuner.measuring.batch import PromptBatch
 from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
 from tuner.measuring.memory import enough_memory
-from tuner.measuring.token_losses import odds, paid, token_losses
+from tuner.measuring.token_losses import draws, odds, paid, token_losses
+from tuner.search.fisher import Fisher
+from tuner.search.profile import Profile
 from tuner.watch import Count, Progress
 
 LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
@@ -57,6 +59,11 @@ def learned_rules(
     return tuple(Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers)
 
 
+def drawn_for(profile: Profile | None, seed: int) -> int | None:
+    """`seed`, to learn in nats, where gradients have proven good on this model: where budgets from them have won."""
+    return seed if isinstance(profile, Fisher) else None
+
+
 def _sums(holder: Holder, rows: Collection[int], drawn: int | None) -> dict[int, _Fit]:
     """What the blocks that are held here say, by block: so that it is added up in one order, whoever holds them."""
     found = {}
@@ -76,15 +83,16 @@ def _worth(
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """Of each sample of `batch` that is in `rows` its place, and the logarithms of what its tokens turned out to be
     worth: float32 `[kv_head, token]` per layer."""
-    places = [place for place, row in enumerate(batch.samples) if row in rows and batch.n_tokens[place] > _FIRST + 1]
+    lengths = batch.n_tokens.tolist()
+    places = [place for place, row in enumerate(batch.samples) if row in rows and lengths[place] > _FIRST + 1]
     moved = worth_to_texts(holder, batch) if places and drawn is None else []
     for place in places:
         if drawn is None:
-            yield place, [(layer[place, :, : batch.n_tokens[place]] + _LEAST_WORTH).log() for layer in moved]
+            yield place, [(layer[place, :, : lengths[place]] + _LEAST_WORTH).log() for layer in moved]
         else:
-            generator = torch.Generator().manual_seed(drawn + batch.samples[place])
-            # Nats are squares: their roots are to movements what the latter's lengths are.
-            roots = [nats.sqrt() for nats in token_losses(holder.reader, batch, place, generator)]
+            losses = token_losses(holder.reader, batch, place, draws(drawn, batch.samples[place]))
+            # Nats are the squares of movements, so their roots are what movements are compared by.
+            roots = [nats.sqrt() for nats in losses]
             yield place, [(root + _LEAST_NATS * root.mean(-1, keepdim=True) + _NONE).log() for root in roots]
 
 

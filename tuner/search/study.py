@@ -101,8 +101,7 @@ class Study:
         )
         full = engine.evaluate(Policy.full(engine.n_layers))
         # Nothing is worth a loss that nobody would accept, however small its cache: a rival that needs no memory.
-        keys = [sample.context_key for sample in engine.samples]
-        race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)], np.unique(keys, return_inverse=True)[1])
+        race = Race([0.0], [np.full(len(full.kl), WORST_LOSS)], engine.contexts)
         self._take_in()
         _enter(race, self._kept.trials())
         self._study.sampler = self._sampler(plan, [trial for trial in first if not trial.policy])

@@ -192,13 +192,15 @@ def test_skipping_old_queries_adds_no_error(half_life: float) -> None:
     """Adversarial: every query attends to key 0 alone, so skipped ones matter as much as they can."""
     n = 200
     q, k, _ = tensors(0, 1, 4, 1, n, n, 64)
-    q[..., 0], k[..., 0] = 30.0, 0.0
-    k[:, :, 0, 0] = 30.0
+    # A logit of 32 leaves nothing for the other keys, and float32 holds it to 2e-6. By as much its exponential may
+    # be wrong; by how much it is differs from CPU to CPU.
+    q[..., 0], k[..., 0], k[:, :, 0] = 16.0, 0.0, 0.0
+    k[:, :, 0, 0] = 8.0
     span = Span(0, spread(1, 1, n))
     assert queries_that_matter(half_life, 4) < n - 32, "nothing is skipped, so this shows nothing"
     sum_of_powers = 4 * sum(2 ** (-age / half_life) for age in range(n))
     got = dispatch.score(q, k, [half_life], 0.25, span)
-    assert abs(float(got[0, 0, 0, 0]) - sum_of_powers) < 1e-5 + 1e-6 * sum_of_powers
+    assert abs(float(got[0, 0, 0, 0]) - sum_of_powers) < 1e-5 + 2e-6 * sum_of_powers
 
 
 def test_forty_half_lives_and_none() -> None:

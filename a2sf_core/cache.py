@@ -8,7 +8,9 @@ from typing import Any
 from transformers import Cache
 
 from a2sf_core.errors import A2SFError
+from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.layers.base import PruningLayer
+from a2sf_core.layers.by_prompt import ByPromptLayer, together
 from a2sf_core.layers.ragged import RaggedLayer
 from a2sf_core.layers.whole import A2SFLayer
 from a2sf_core.policy import Policy
@@ -16,10 +18,13 @@ from a2sf_core.policy import Policy
 
 def policy_layers(policy: Policy) -> list[PruningLayer]:
     """Empty layers that follow `policy`."""
-    return [
-        (RaggedLayer if layer.is_ragged else A2SFLayer)(layer, policy.chunk, policy.decode_every)
-        for layer in policy.layers
-    ]
+    return together([_layer(policy, layer) for layer in policy.layers])
+
+
+def _layer(policy: Policy, layer: LayerPolicy) -> PruningLayer:
+    if policy.by_prompt and layer.budget is not None:
+        return ByPromptLayer(layer)
+    return (RaggedLayer if layer.is_ragged else A2SFLayer)(layer, policy.chunk, policy.decode_every)
 
 
 class A2SFCache(Cache):
@@ -56,7 +61,7 @@ class A2SFCache(Cache):
 
         Both share what is held now; neither sees what the other reads.
         """
-        return A2SFCache(layers=[layer.fork() for layer in self.layers])
+        return A2SFCache(layers=together([layer.fork() for layer in self.layers]))
 
     def nbytes(self) -> int:
         """Bytes of the keys and values held now, measured on the tensors."""

@@ -20,7 +20,8 @@ from a2sf_core.shape import SHAPE, check_fingerprint, fingerprint
 from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""2 had neither `Policy.by_prompt` nor what a learned rule says in nats, which may be left out."""
 ADDED_TOKENS = 1024
 """A vocabulary may grow by added tokens and by padding; which tokens a cache keeps does not hang on it."""
 MAX_BYTES = 16 * MEGABYTE
@@ -99,7 +100,7 @@ class A2SFConfig:
                 "upgrade a2sf-tune."
             )
         check_keys(data, (*_REQUIRED, *_OPTIONAL), _REQUIRED, where)
-        if written not in (1, SCHEMA_VERSION) or not is_int(written):
+        if not is_int(written) or written < 1:
             raise A2SFError(
                 f"{where}: schema_version must be {SCHEMA_VERSION}, not {shortened(written)}; export the file again."
             )

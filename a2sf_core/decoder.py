@@ -80,7 +80,7 @@ class Decoder:
         self._clock = Clock.starting_at(parts[0].seen, first.device)
         self._positions = parts[0].n_valid[:, None].clone()  # [batch, 1]: padding takes no position
         self._every = parts[0].decode_every
-        self._since_cut = parts[0]._decoded if not parts[0]._is_uncut else 0
+        self._since_cut = parts[0]._decoded if not parts[0].is_uncut else 0
         self._steps, self._done, self._since_folded = steps, 0, 0
         group = text.num_attention_heads // n_kv_heads(text)
         self.layers = [SlotLayer(layer, group, self._clock, steps) for layer in cache.layers]

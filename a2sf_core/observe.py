@@ -24,11 +24,14 @@ class PromptLayer:
     Attributes:
         keys, values: `[batch, kv_head, n, dim]`, in the model's dtype; slot i is logical position i.
         scores: float32 `[rule, batch, kv_head, n]`: what each rule ranks the tokens by.
+        worth: float32 `[1, batch, kv_head, n]`, in nats, by the layer's own rule; `[0, ...]` where it has none that
+            compares.
     """
 
     keys: Tensor
     values: Tensor
     scores: Tensor
+    worth: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def read_prompt(
     # Positions count valid tokens, as generate has it; OPT would do so itself, most models would not.
     position_ids = (valid.long().cumsum(-1) - 1).clamp(min=0)  # [batch, n]
     n_layers: int = model.config.get_text_config().num_hidden_layers
-    observed = [(*rules, *own[layer : layer + 1]) for layer in range(n_layers)]
-    layers = [A2SFLayer(LayerPolicy(), observes=each) for each in observed]
+    owned = [tuple(own[layer : layer + 1]) for layer in range(n_layers)]
+    layers = [A2SFLayer(LayerPolicy(), observes=(*rules, *each)) for each in owned]
     cache = A2SFCache(layers=layers)
     size = n if chunk is None else chunk
     with switched(model):
@@ -91,11 +94,14 @@ def read_prompt(
                 logits_to_keep=1,
                 **{cache_argument(model): cache},
             )
-    found = [_observed(layer, each) for layer, each in zip(layers, observed, strict=True)]
+    found = [_observed(layer, rules, each) for layer, each in zip(layers, owned, strict=True)]
     return Prompt(found, output.logits[:, -1], valid)
 
 
-def _observed(layer: A2SFLayer, rules: Sequence[ScoreRule]) -> PromptLayer:
-    ranks = [rule.rank(layer) for rule in rules]
+def _observed(layer: A2SFLayer, rules: Sequence[ScoreRule], own: Sequence[ScoreRule]) -> PromptLayer:
+    ranks = [rule.rank(layer) for rule in (*rules, *own)]
+    worth = [rule.worth(layer) for rule in own if rule.compares]
     nothing = layer.scores.new_zeros(0, *layer.positions.shape)  # [0, batch, kv_head, n]
-    return PromptLayer(layer.keys, layer.values, torch.stack(ranks) if ranks else nothing)
+    return PromptLayer(
+        layer.keys, layer.values, *(torch.stack(found) if found else nothing for found in (ranks, worth))
+    )

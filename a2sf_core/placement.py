@@ -73,6 +73,14 @@ def joined(own: bytes, model: Any) -> bytes:
     return torch.cat(found).cpu().numpy().tobytes()
 
 
+def of_all_processes(own: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    """`own`, of one shape in every process, of all of them along dimension 1, and which part of that is this one's."""
+    found = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, own.contiguous())
+    rank, length = distributed.get_rank(), own.shape[1]
+    return torch.cat(found, 1), slice(rank * length, (rank + 1) * length)
+
+
 def mean_of_processes(own: torch.Tensor, model: Any) -> torch.Tensor:
     """The mean of a tensor over the processes that share `model`, of any shape that is the same in all."""
     if n_processes(model) > 1:

@@ -18,7 +18,7 @@ from a2sf_core.layer_policy import Budget, LayerPolicy
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.position import Position
 
-_FIELDS = ("layers", "evict", "decode_every")
+_FIELDS = ("layers", "evict", "decode_every", "by_prompt")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Policy:
             the paper's own setting: C = 1, and once more at every decoded token.
         decode_every: cut again after so many decoded tokens, so that the cache stays at its budget; None lets
             the decoded tokens accumulate. "step" implies 1.
+        by_prompt: deal the sum of all budgets out anew for every prompt: tokens of all layers and KV heads compete
+            for it by their worth, beside the sink and the recent tokens of each head's own budget. The rules must be
+            ones that compare, such as a learned one in nats, and tokens go once, after the prompt.
 
     Raises:
         A2SFError: a sentence naming the field, what was expected and how to mend it.
@@ -40,6 +43,7 @@ class Policy:
     layers: tuple[LayerPolicy, ...]
     evict: str = "prefill"
     decode_every: int | None = None
+    by_prompt: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, tuple):
@@ -64,6 +68,24 @@ class Policy:
             object.__setattr__(self, "decode_every", 1)
         if self.decode_every is not None and not (is_int(self.decode_every) and self.decode_every >= 1):
             raise A2SFError(f"decode_every must be an integer of at least 1 or None, not {self.decode_every!r}.")
+        if not isinstance(self.by_prompt, bool):
+            raise A2SFError(f"by_prompt must be true or false, not {shortened(self.by_prompt)}.")
+        if self.by_prompt:
+            self._check_by_prompt()
+
+    def _check_by_prompt(self) -> None:
+        if self.evict != "prefill" or self.decode_every is not None:
+            raise A2SFError(
+                "by_prompt deals budgets out once, after the prompt; set evict to 'prefill' and leave decode_every out."
+            )
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer.budget, tuple | None):
+                raise A2SFError(f"layers[{index}].budget must be one per KV head for by_prompt, not {layer.budget!r}.")
+            if layer.budget is not None and not layer.rule.compares:
+                raise A2SFError(
+                    f"layers[{index}].rule: what {layer.rule.name} says of tokens does not compare between KV heads, "
+                    "as by_prompt needs; use a learned rule with scores and log_nats, or leave by_prompt out."
+                )
 
     @property
     def chunk(self) -> int | None:
@@ -94,6 +116,7 @@ class Policy:
         return {
             "evict": self.evict,
             "decode_every": self.decode_every,
+            "by_prompt": self.by_prompt,
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
@@ -108,6 +131,7 @@ class Policy:
             tuple(LayerPolicy.from_dict(layer, f"policy layer {i}") for i, layer in enumerate(layers)),
             fields.get("evict", "prefill"),
             fields.get("decode_every"),
+            fields.get("by_prompt", False),
         )
 
     @classmethod

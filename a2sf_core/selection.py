@@ -47,18 +47,28 @@ def keep_from_order(order: Tensor, n_valid: Tensor, budget: Tensor, sink: Tensor
     rows = order.shape[:-1]
     n_valid = n_valid.expand(rows).unsqueeze(-1)  # [..., 1]
     budget = torch.minimum(budget.expand(rows).unsqueeze(-1), n_valid)  # [..., 1]
-    n_sink = torch.minimum(_column(sink, order), budget)  # [..., 1]
-    n_recent = torch.minimum(_column(recent, order), budget - n_sink)  # [..., 1]
+    n_sink, n_recent = safe_counts(budget, _column(sink, order), _column(recent, order))
 
     place = torch.arange(order.shape[-1], device=order.device)  # [key]
     in_order = (place < n_valid).expand(order.shape)  # [..., key], in score order
     valid = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order, in_order)  # [..., key], in slot order
-    rank = valid.cumsum(-1) - 1  # [..., key]
-    safe = valid & ((rank < n_sink) | (rank >= n_valid - n_recent))  # [..., key]
+    safe = safe_slots(valid, n_valid, n_sink, n_recent)  # [..., key]
 
     others = in_order & ~safe.gather(-1, order)  # [..., key], in score order
     best = others & (others.cumsum(-1) <= budget - n_sink - n_recent)  # [..., key]
     return safe | torch.zeros_like(safe).scatter_(-1, order, best)
+
+
+def safe_counts(budget: Tensor, sink: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of the sink, and recent ones, that a budget has room for; all int64 of one shape."""
+    n_sink = torch.minimum(sink, budget)
+    return n_sink, torch.minimum(recent, budget - n_sink)
+
+
+def safe_slots(valid: Tensor, n_valid: Tensor, n_sink: Tensor, n_recent: Tensor) -> Tensor:
+    """The first `n_sink` and the last `n_recent` of the slots `valid`, bool `[..., key]`; the counts are `[..., 1]`."""
+    rank = valid.cumsum(-1) - 1  # [..., key]
+    return valid & ((rank < n_sink) | (rank >= n_valid - n_recent))
 
 
 def kept_indices(keep: Tensor, width: int | None = None) -> Tensor:

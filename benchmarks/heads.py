@@ -70,6 +70,11 @@ def per_head_learned(profile: Fisher | Reconstruction, budget: float, learned: S
     return with_budgets(profile.budgets(budget), learned)
 
 
+def by_prompt(profile: Fisher | Reconstruction, budget: float, learned: Sequence[ScoreRule]) -> Policy:
+    """The same total, dealt out anew for every prompt by what `learned` rules are worth in nats."""
+    return replace(per_head_learned(profile, budget, learned), by_prompt=True)
+
+
 def methods(
     budget: float, n_layers: int, fisher: Fisher, reconstruction: Reconstruction, learned: Sequence[ScoreRule]
 ) -> dict[str, Policy]:

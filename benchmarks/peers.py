@@ -23,7 +23,17 @@ from a2sf_core.cuts import CUTS, PROMPT
 from benchmarks.kvpress_env import CACHE, PRESSES, Kvpress, label
 from benchmarks.lab import console, report
 from benchmarks.peers_evaluator import FULL, TEXTS, Figures, OnePrompt
-from benchmarks.peers_ours import HALF_LIFE, Arm, builtin, builtin_learned, cost, exported, medians, taught
+from benchmarks.peers_ours import (
+    HALF_LIFE,
+    Arm,
+    builtin,
+    builtin_by_prompt,
+    builtin_learned,
+    cost,
+    exported,
+    medians,
+    taught,
+)
 from benchmarks.peers_picture import draw
 from benchmarks.peers_prompts import ends_of, name_of, own_text, prompts, task_of
 from benchmarks.peers_report import Found, cost_table, full_line, in_markdown, quality_table, rows
@@ -138,6 +148,7 @@ def _ours(
     shares = sorted({*options.shares, *(arm.share for arm in arms)})
     profile, rules = taught(model, tokenizer, tune[-options.learn :], OWN_TOKENS, file)
     console.print(f"budgets from {profile.n_prompts} prompts to tune on, forgetting from {options.learn}")
+    arms += builtin_by_prompt(profile, shares, rules)
     arms += builtin_learned(profile, shares, rules)
     for half_life in options.half_life or [HALF_LIFE[options.cut]]:
         arms += builtin(profile, shares, half_life)

@@ -15,7 +15,8 @@ from a2sf_core.rules.position import Position
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import answering
 from tuner.measuring.bank import Bank
-from tuner.measuring.batch import PromptBatch, keep_masks
+from tuner.measuring.batch import PromptBatch
+from tuner.measuring.keeping import keep_masks
 from tuner.measuring.losses import TokenLosses
 from tuner.measuring.portion import by_gathering
 from tuner.measuring.reading import Reader

@@ -23,7 +23,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.catalogue import read_rule
 from a2sf_core.switch import attach, cache_argument
-from benchmarks.heads import per_head, per_head_learned
+from benchmarks.heads import by_prompt, per_head, per_head_learned
 from benchmarks.lab import console
 from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import ends_of, name_of
@@ -63,6 +63,11 @@ def builtin(profile: Fisher, shares: Sequence[float], half_life: float) -> list[
     return [Arm(f"ours, half-life {half_life:g}", share, per_head(own, share)) for share in shares]
 
 
+def builtin_by_prompt(profile: Fisher, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
+    """The same totals, dealt out for every prompt by what a rule for each layer says that tokens are worth."""
+    return [Arm("ours, dealt out by the prompt", share, by_prompt(profile, share, rules)) for share in shares]
+
+
 def builtin_learned(profile: Fisher, shares: Sequence[float], rules: Sequence[ScoreRule]) -> list[Arm]:
     """The same budgets with a rule for each layer."""
     return [Arm("ours, learned forgetting", share, per_head_learned(profile, share, rules)) for share in shares]
@@ -74,12 +79,13 @@ def taught(
     """Budgets from some of the prompts `tune`, and a forgetting rule for each layer from all; `file` keeps them."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part, key = Part(file.with_name(f"{file.name}-fisher-{len(tune)}-{name_of(tune[0])}.json")), str(own_tokens)
-    if part.get("rules in nats", key) is None:
+    if part.get("rules that compare", key) is None:
         teacher = Engine(model, tune, ends=ends_of(model, tokenizer, own_tokens), learn_from=LEARNED_FROM)
         rows = prompts_to_look_at(teacher.samples, 0, math.inf)
         part.put("profile", key, measure_fisher(teacher, rows, HALF_LIVES_TRIED, 0, Part(), silent).to_dict())
-        part.put("rules in nats", key, [rule.to_dict() for rule in learned_rules(teacher, range(len(tune)), silent, 0)])
-    rules = [read_rule(rule, "rule") for rule in part.get("rules in nats", key)]
+        learned = learned_rules(teacher, range(len(tune)), silent, 0)
+        part.put("rules that compare", key, [rule.to_dict() for rule in learned])
+    rules = [read_rule(rule, "rule") for rule in part.get("rules that compare", key)]
     return Fisher.from_dict(part.get("profile", key)), rules
 
 

@@ -18,6 +18,8 @@ SMOLLM2 = "smollm2"
 FAMILIES = ("uniform", "slope", "bump", "profile", "groups", "free")
 LEARNED = "learned"
 """The rule that is fitted to search samples, and offered to the search where it wins on others."""
+BY_PROMPT = "by-prompt"
+"""What a search calls the learned rule where the sum of all budgets is dealt out anew for every prompt."""
 RULES = ("decay", "window", "value-weighted", "key-norm", LEARNED)
 DEFAULT_RULES = ("decay", "window", LEARNED)
 """Score rules that a search chooses from unless told otherwise; docs/extending.md says how to add one."""

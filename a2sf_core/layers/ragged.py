@@ -18,6 +18,10 @@ Heads = slice | Tensor
 """KV heads as an index: a slice where they are neighbours, which copies nothing, else int64 `[kv_head]`."""
 
 
+Group = tuple[float | int | None, tuple[int, ...]]
+"""A budget and the KV heads that have it."""
+
+
 class RaggedLayer(PruningLayer):
     """KV heads with equal budgets share one plain `A2SFLayer`; the attention function runs the groups in turn.
 
@@ -38,11 +42,15 @@ class RaggedLayer(PruningLayer):
         self._part(policy)
 
     def _part(self, policy: LayerPolicy) -> None:
-        self._members = policy.heads_by_budget()
+        self._members = self._groups_of(policy)
         self.parts = [
             A2SFLayer(replace(policy, budget=budget, rule=policy.rule.of_heads(heads)), *self._timing)
             for budget, heads in self._members
         ]
+
+    @staticmethod
+    def _groups_of(policy: LayerPolicy) -> list[Group]:
+        return [*policy.heads_by_budget()]
 
     def groups(self) -> Iterator[tuple[Heads, A2SFLayer]]:
         """Each group's KV heads, as an index into the model's, and the layer that holds them."""

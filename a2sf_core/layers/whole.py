@@ -38,6 +38,7 @@ class A2SFLayer(PruningLayer):
         heads_agree: all heads hold the same positions.
         has_empty: some slot is padding or unused.
         is_padded: some token was padding; without any, what rows hold is known without asking the device.
+        dealt: tokens that every row keeps at the next cut whatever its budget; empty where the budget says.
         is_sealed: the last cut was made; where decoding evicts nothing either, no scores are kept up any more.
     """
 
@@ -82,7 +83,8 @@ class A2SFLayer(PruningLayer):
         self._is_sealed = False
         self.is_dense = self.heads_agree = True
         self.has_empty = self.is_padded = False
-        self._is_uncut = False  # prompt tokens have come since the last cut
+        self.is_uncut = False  # prompt tokens have come since the last cut
+        self.dealt: list[int] = []
         self._is_decoding = False  # the forward in progress brings one token after others
         self._decoded = 0  # tokens decoded since the last cut
 
@@ -198,7 +200,7 @@ class A2SFLayer(PruningLayer):
         if self._is_decoding:
             self._decoded += 1
         else:
-            self._is_uncut = not self._is_sealed
+            self.is_uncut = not self._is_sealed
 
     # ---- what a score rule asks: `a2sf_core.rules.base.Held` ------------------------------------------------
 
@@ -214,12 +216,13 @@ class A2SFLayer(PruningLayer):
 
     def cut(self) -> None:
         """Evict down to the budget if prompt tokens have come since the last cut."""
-        if not self._is_uncut:
+        if not self.is_uncut:
             return
         note_cut(self.tuned_for, self._is_sealed)
-        self._is_uncut, self._decoded = False, 0
+        self.is_uncut, self._decoded = False, 0
         if self.policy.budget is not None:
             self.evict(None)
+        self.dealt = []
 
     @property
     def is_sealed(self) -> bool:
@@ -242,17 +245,18 @@ class A2SFLayer(PruningLayer):
     def evict(self, due: Tensor | None) -> None:
         """Keep the budget of each row in `due` (bool `[batch]`, None for all); other rows keep all."""
         valid = self.positions >= 0  # [batch, kv_head, slot]
-        if due is None and not self.is_padded and not self.has_empty:
-            # All rows hold as many tokens, and how many is known: the device need not be asked for anything.
-            n_kept = self.policy.budget_tokens(self.seen)
+        if due is None and not self.is_padded and not self.has_empty and len(set(self.dealt)) < 2:
+            # All rows keep as many tokens, and how many is known: the device need not be asked for anything.
+            own = self.policy.budget_tokens(self.seen)
+            n_kept = self.dealt[0] if self.dealt else own
             if n_kept < valid.shape[-1]:
                 budget = torch.full_like(self.n_valid, n_kept)  # [batch]
-                recent = torch.full_like(self.n_valid, self.policy.recent_tokens(n_kept))  # [batch]
+                recent = torch.full_like(self.n_valid, self.policy.recent_tokens(own))  # [batch]
                 scores = self.policy.ranked_by.rank(self)
                 self._keep(select(scores, valid, budget, recent, self.policy.sink, n_kept), has_empty=False)
             return
         budgets = [self.policy.budget_tokens(n) for n in self.n_valid.tolist()]
-        budget = torch.tensor(budgets, device=self.device)  # [batch]
+        budget = torch.tensor(self.dealt or budgets, device=self.device)  # [batch]
         recent = torch.tensor([self.policy.recent_tokens(b) for b in budgets], device=self.device)  # [batch]
         if due is not None:
             budget = torch.where(due, budget, valid.shape[-1])

@@ -72,6 +72,18 @@ class ScoreRule(ABC):
         """The rule for some of the layer's KV heads alone, in this order; most rules treat all alike."""
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether `worth` says what tokens are worth to the model, so that those of different KV heads compare."""
+        return False
+
+    def worth(self, held: Held) -> Tensor:
+        """In nats: float32 `[batch, kv_head, slot]`. In a head, never more for a token of lower `rank`.
+
+        To be asked of rules that compare alone.
+        """
+        raise NotImplementedError(f"{self.name} does not compare tokens of different heads")
+
     @abstractmethod
     def rank(self, held: Held) -> Tensor:
         """The worth of every token held: float32 `[batch, kv_head, slot]`, none negative, higher is kept longer.

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
-from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.observe import PromptLayer
-from a2sf_core.placement import local_heads
-from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
-from a2sf_core.selection import keep_from_order, order_by_score
-from tuner.measuring.bank import Bank
+from a2sf_core.selection import order_by_score
 from tuner.measuring.losses import JudgedText
 
 
 @dataclass(frozen=True)
 class StoredLayer:
     """What one layer holds of a batch of prompts: keys and values `[prompt, kv_head, key, dim]`, the token orders
-    `[rule, prompt, kv_head, key]` (int16 where that suffices), one per rule of the bank, and the attention that rules
-    are learned from, float32 `[half_life, prompt, kv_head, key]`, if there are any to be."""
+    `[rule, prompt, kv_head, key]` (int16 where that suffices), one per rule of the bank, the attention that rules are
+    learned from, float32 `[half_life, prompt, kv_head, key]`, if there are any to be, and what tokens are worth in nats
+    by the layer's own rule, float32 `[1, prompt, kv_head, key]`, if it has one that compares."""
 
     keys: torch.Tensor
     values: torch.Tensor
     orders: torch.Tensor
     sums: torch.Tensor
+    worth: torch.Tensor
 
     def tensors(self) -> list[torch.Tensor]:
         """All of them, in the order of the fields."""
-        return [self.keys, self.values, self.orders, self.sums]
+        return [self.keys, self.values, self.orders, self.sums, self.worth]
 
 
 @dataclass(frozen=True)
@@ -115,36 +112,6 @@ class PromptBatch:
         return replace(self, **own, layers=layers, texts=tuple(text.to(places.main) for text in self.texts))
 
 
-def keep_masks(batch: PromptBatch, policy: Policy, bank: Bank) -> list[torch.Tensor]:
-    """Per layer which slots `policy` keeps: bool `[batch, kv_head, key]`, on the layer's device.
-
-    The orders held are those of `bank`. Under tensor parallelism the KV heads are those of this process.
-    """
-    return [_keep(batch, index, own, bank) for index, own in enumerate(policy.layers)]
-
-
-def _keep(batch: PromptBatch, index: int, policy: LayerPolicy, bank: Bank) -> torch.Tensor:
-    orders = batch.layers[index].orders  # [rule, prompt, kv_head, key]
-    place = bank.place(index, policy)
-    if len(policy.budgets) > 1:
-        policy = policy.of_heads(local_heads(orders.shape[2], len(policy.budgets)))
-    n_tokens, held = batch.n_tokens.to(orders.device), batch.held.to(orders.device)
-    budgets = [policy.head_budget_tokens(n) for n in n_tokens.tolist()]
-    recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
-    # Both [batch, kv_head], or [batch, 1] where all heads have one budget.
-    budget, recent = (torch.tensor(rows, device=orders.device) for rows in (budgets, recents))
-    order = orders[place][held].long()  # [batch, kv_head, key]
-    return keep_from_order(order, n_tokens[:, None], budget, policy.sink, recent)
-
-
-def kept_digest(keep: Sequence[Sequence[torch.Tensor]]) -> bytes:
-    """Of the kept slots of a block, per batch and layer bool `[batch, kv_head, key]`."""
-    digest = hashlib.blake2b(digest_size=16)
-    for masks in keep:
-        digest.update(torch.stack([mask.to(masks[0].device) for mask in masks]).cpu().numpy().tobytes())
-    return digest.digest()
-
-
 class LayerBuilder:
     """Puts one layer of several prompts, read one after the other, into one left-padded `StoredLayer`.
 
@@ -162,6 +129,7 @@ class LayerBuilder:
             first.values.new_zeros(rows, heads, width, first.values.shape[-1]),
             first.scores.new_zeros(len(first.scores), rows, heads, width, dtype=torch.int16 if small else torch.int32),
             first.scores.new_zeros(len(learned_from), rows, heads, width),
+            first.worth.new_zeros(len(first.worth), rows, heads, width),
         )
 
     def put(self, row: int, prompt: PromptLayer) -> None:
@@ -171,6 +139,7 @@ class LayerBuilder:
         self.layer.values[row, :, missing:] = prompt.values[0]
         self.layer.orders[:, row] = _order(prompt.scores[:, 0], missing).to(self.layer.orders.dtype)
         self.layer.sums[:, row, :, missing:] = prompt.scores[self._learned_from, 0]
+        self.layer.worth[:, row, :, missing:] = prompt.worth[:, 0]
 
 
 def _order(scores: torch.Tensor, missing: int) -> torch.Tensor:
@@ -190,14 +159,22 @@ def with_rules(batch: PromptBatch, own: Sequence[ScoreRule], half_lives: Sequenc
         return replace(batch, layers=[replace(layer, sums=layer.sums[:0].clone()) for layer in batch.layers])
     layers = []
     for rule, layer in zip(own, batch.layers, strict=True):
-        orders = []
+        orders, worth = [], torch.zeros_like(layer.orders[: int(rule.compares)], dtype=torch.float32)
         for prompt, n in enumerate(batch.lengths):
-            own_place = slice(prompt, prompt + 1), slice(None), slice(-n, None)
-            held = _Sums(layer.sums[(slice(None), *own_place)], layer.values[own_place], half_lives)
-            orders.append(_order(rule.rank(held), layer.keys.shape[2] - n))  # type: ignore[arg-type]
+            held = sums_of(layer, prompt, n, half_lives)
+            orders.append(_order(rule.rank(held), layer.keys.shape[2] - n))
+            if rule.compares:
+                worth[:, prompt, :, -n:] = rule.worth(held)
         new = torch.stack(orders, 1).to(layer.orders.dtype)  # [1, prompt, kv_head, key]
-        layers.append(replace(layer, orders=torch.cat([layer.orders, new]), sums=layer.sums[:0].clone()))
+        orders_of_all = torch.cat([layer.orders, new])
+        layers.append(replace(layer, orders=orders_of_all, sums=layer.sums[:0].clone(), worth=worth))
     return replace(batch, layers=layers)
+
+
+def sums_of(layer: StoredLayer, prompt: int, n: int, half_lives: Sequence[float]) -> Any:
+    """What a learned rule asks of a prompt of `n` tokens, from the sums of `half_lives` that are held."""
+    place = slice(prompt, prompt + 1), slice(None), slice(-n, None)
+    return _Sums(layer.sums[(slice(None), *place)], layer.values[place], half_lives)
 
 
 @dataclass(frozen=True)

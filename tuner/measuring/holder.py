@@ -12,8 +12,9 @@ from a2sf_core.placement import joined, layer_devices, mean_of_processes, n_proc
 from a2sf_core.policy import Policy
 from a2sf_core.rules.base import ScoreRule
 from tuner.measuring.answers import answering
-from tuner.measuring.batch import PromptBatch, keep_masks, kept_digest, with_rules
+from tuner.measuring.batch import PromptBatch, with_rules
 from tuner.measuring.blocks import BlockReader, Told, nobody
+from tuner.measuring.keeping import keep_masks, kept_digest
 from tuner.measuring.losses import Losses, TokenLosses, losses_of
 from tuner.measuring.memory import enough_memory, room
 from tuner.measuring.own_text import OwnTexts

@@ -20,8 +20,9 @@ from a2sf_core.switch import attach, cache_argument
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.answers import AnswerCache, answering
 from tuner.measuring.bank import Bank
-from tuner.measuring.batch import LayerBuilder, PromptBatch, keep_masks, pad
+from tuner.measuring.batch import LayerBuilder, PromptBatch, pad
 from tuner.measuring.head import Head
+from tuner.measuring.keeping import keep_masks
 from tuner.measuring.losses import FullAnswers, JudgedText
 
 Watcher = Callable[

@@ -25,7 +25,8 @@ def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
     figure = Figure(figsize=(width, 1.6 + 0.5 * min(need.shape[0], 12) * 2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     _panel(figure, above, need, title, "OrRd", "{:.3f}", None)
-    _panel(figure, below, kept, "Share of the cache that the policy keeps", "Blues", "{:.0%}", 1.0)
+    said = "Share of the cache that the policy keeps" + (", before a prompt deals it out" if policy.by_prompt else "")
+    _panel(figure, below, kept, said, "Blues", "{:.0%}", 1.0)
     below.set_xlabel("layer")
     with whole(path) as beside:
         figure.savefig(beside, dpi=130)

@@ -14,7 +14,7 @@ from a2sf_core.foreign import parse_json, read_text
 from a2sf_core.policy import Policy
 from a2sf_core.rules.catalogue import read_rule
 from a2sf_core.rules.learned import Learned
-from tuner.choices import LEARNED
+from tuner.choices import BY_PROMPT, LEARNED
 from tuner.measuring.engine import Engine
 from tuner.search.learning import drawn_for, learned_rules
 from tuner.search.profiles import JUDGED_AT
@@ -86,20 +86,22 @@ def learn(engine: Engine, space: Space, seed: int, watch: Watch) -> Lesson:
     rules = learned_rules(engine, rows, watch.step("Learning to forget"), drawn)
     engine.learn(rules)
     richer = Space.of(space, space.profile, rules)
-    names = (space.fixed[0], LEARNED)
+    names = (space.fixed[0], *richer.offered[len(space.fixed) :])
     count = Count(watch.step("Comparing forgetting"), len(names) * len(JUDGED_AT))
     pairs = {name: [_kl(engine, _policy(richer, name, budget), judges) for budget in count.each(JUDGED_AT)]
              for name in names}  # fmt: skip
-    half_life, learned = pairs.values()
     figures = {name: " and ".join(f"{kl:.3f}" for kl in pair) for name, pair in pairs.items()}
     at = " and ".join(f"{budget:.0%}" for budget in JUDGED_AT)
     said = (
         f"KL {figures[LEARNED]} at {at} of the cache on {len(judges)} search samples that it was not learned from, "
         f"{figures[space.fixed[0]]} with one half-life"
     )
-    if sum(np.log(learned)) < sum(np.log(half_life)):
-        return Lesson(rules, f"Learned forgetting: {said}.")
-    return Lesson((), f"Learned forgetting is left out: {said}.")
+    if BY_PROMPT in pairs:
+        said += f", {figures[BY_PROMPT]} with budgets dealt out by the prompt"
+    best = min(pairs, key=lambda name: sum(np.log(pairs[name])))
+    if best == space.fixed[0]:
+        return Lesson((), f"Learned forgetting is left out: {said}.")
+    return Lesson(rules, f"Learned forgetting: {said}.")
 
 
 def _policy(space: Space, rule: str, budget: float) -> Policy:

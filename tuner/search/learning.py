@@ -23,6 +23,7 @@ from tuner.measuring.engine import Engine
 from tuner.measuring.holder import Holder
 from tuner.measuring.memory import enough_memory
 from tuner.measuring.token_losses import draws, odds, paid, token_losses
+from tuner.search.calibration import Nats, in_short, with_worth
 from tuner.search.fisher import Fisher
 from tuner.search.profile import Profile
 from tuner.watch import Count, Progress
@@ -53,10 +54,14 @@ def learned_rules(
     count = Count(progress, engine.n_blocks)
     progress(0, engine.n_blocks)
     found = engine.everywhere(_sums, set(rows), drawn, told=count.one)
-    by_block = {index: fit for each in found for index, fit in each.items()}
+    by_block = {index: fit for each in found for index, (fit, _) in each.items()}
     fit = _Fit.total([by_block[index] for index in range(engine.n_blocks)])
     powers = fit.solve().clip(-20, 20).round(_DIGITS)  # [layer, kv_head, signal]
-    return tuple(Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers)
+    rules = [Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers]
+    if drawn is not None:
+        nats = {row: each for own in found for _, by_row in own.values() for row, each in by_row.items()}
+        rules = with_worth(engine, rules, nats)
+    return tuple(rules)
 
 
 def drawn_for(profile: Profile | None, seed: int) -> int | None:
@@ -64,36 +69,40 @@ def drawn_for(profile: Profile | None, seed: int) -> int | None:
     return seed if isinstance(profile, Fisher) else None
 
 
-def _sums(holder: Holder, rows: Collection[int], drawn: int | None) -> dict[int, _Fit]:
+def _sums(holder: Holder, rows: Collection[int], drawn: int | None) -> dict[int, tuple[_Fit, Nats]]:
     """What the blocks that are held here say, by block: so that it is added up in one order, whoever holds them."""
-    found = {}
+    found: dict[int, tuple[_Fit, Nats]] = {}
     for index, block in holder.blocks():
         fit = _Fit(len(block[0].layers), block[0].layers[0].keys.shape[1], len(LEARNED_FROM) + 1)
+        nats: dict[int, np.ndarray] = {}
         with enough_memory("looking at what tokens are worth"), answering(holder.model):
             for batch in block:
-                for place, worth in _worth(holder, batch, rows, drawn):
+                for place, worth, losses in _worth(holder, batch, rows, drawn):
                     _add(fit, batch, place, worth)
-        found[index] = fit
+                    if losses:
+                        nats[batch.samples[place]] = in_short([each[:, _FIRST:] for each in losses])
+        found[index] = fit, nats
         holder.told()
     return found
 
 
 def _worth(
     holder: Holder, batch: PromptBatch, rows: Collection[int], drawn: int | None
-) -> Iterator[tuple[int, list[Tensor]]]:
-    """Of each sample of `batch` that is in `rows` its place, and the logarithms of what its tokens turned out to be
-    worth: float32 `[kv_head, token]` per layer."""
+) -> Iterator[tuple[int, list[Tensor], list[Tensor]]]:
+    """Of each sample of `batch` that is in `rows` its place, the logarithms of what its tokens turned out to be worth,
+    and that in nats, where it is: float32 `[kv_head, token]` per layer."""
     lengths = batch.n_tokens.tolist()
     places = [place for place, row in enumerate(batch.samples) if row in rows and lengths[place] > _FIRST + 1]
     moved = worth_to_texts(holder, batch) if places and drawn is None else []
     for place in places:
         if drawn is None:
-            yield place, [(layer[place, :, : lengths[place]] + _LEAST_WORTH).log() for layer in moved]
+            yield place, [(layer[place, :, : lengths[place]] + _LEAST_WORTH).log() for layer in moved], []
         else:
             losses = token_losses(holder.reader, batch, place, draws(drawn, batch.samples[place]))
             # Nats are the squares of movements, so their roots are what movements are compared by.
             roots = [nats.sqrt() for nats in losses]
-            yield place, [(root + _LEAST_NATS * root.mean(-1, keepdim=True) + _NONE).log() for root in roots]
+            worth = [(root + _LEAST_NATS * root.mean(-1, keepdim=True) + _NONE).log() for root in roots]
+            yield place, worth, losses
 
 
 def worth_to_texts(holder: Holder, batch: PromptBatch) -> list[Tensor]:

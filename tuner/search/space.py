@@ -19,7 +19,7 @@ import numpy as np
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
 from a2sf_core.rules.learned import Learned
-from tuner.choices import LEARNED
+from tuner.choices import BY_PROMPT, LEARNED
 from tuner.measuring.bank import HALF_LIVES
 from tuner.search.allocation import as_share, fill
 from tuner.search.baselines import baseline_trials
@@ -31,7 +31,7 @@ from tuner.search.rules import SEARCHED
 
 GROUPING_BUDGET = 0.25
 SEEDS, SEEDS_OF_OTHERS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), (0.12, 0.27)
-"""Budgets of the profile's own policies that every study starts with: under the first of its rules and a learned one,
+"""Budgets of the profile's own policies that every study starts with: under the first of its rules and learned ones,
 and under the others."""
 SHAPES = ("slope", "bump", "wave", "layer_", "head_", "group_")
 """How the names of parameters begin that tell the budgets of layers and heads apart."""
@@ -58,7 +58,9 @@ class Space(Dimensions):
     @property
     def offered(self) -> tuple[str, ...]:
         """The rules that policies may have."""
-        return (*self.fixed, LEARNED) if self.learned else self.fixed
+        if not self.learned:
+            return self.fixed
+        return (*self.fixed, LEARNED, *([BY_PROMPT] if all(rule.compares for rule in self.learned) else []))
 
     def policy(self, params: Params) -> Policy:
         """The policy that `params` describe; one that is missing counts as 0."""
@@ -70,11 +72,14 @@ class Space(Dimensions):
         for index, (row, recency) in enumerate(zip(shares, recencies, strict=True)):
             heads = tuple(map(as_share, row))
             budget = heads if len(set(heads)) > 1 else heads[0]
-            if name == LEARNED:
+            if name == BY_PROMPT:
+                n_heads = len(self.learned[index].powers)
+                layers.append(LayerPolicy(self.learned[index], heads * (n_heads // len(heads)), recency.recent, sink))
+            elif name == LEARNED:
                 layers.append(LayerPolicy(self.learned[index], budget, recency.recent, sink))
             else:
                 layers.append(SEARCHED[name](recency, budget, sink))
-        return Policy(tuple(layers))
+        return Policy(tuple(layers), by_prompt=name == BY_PROMPT)
 
     def flattened(self, params: Params, share: float) -> dict[str, Value]:
         """`params` with only `share` of what tells the budgets of layers and heads apart; 1 changes nothing."""
@@ -88,7 +93,7 @@ class Space(Dimensions):
         first: list[FirstTrial] = []
         if self.needs_profile:
             for place, rule in enumerate(self.offered):
-                for budget in SEEDS_OF_OTHERS if place and rule != LEARNED else SEEDS:
+                for budget in SEEDS_OF_OTHERS if place and rule in self.fixed else SEEDS:
                     label = f"seed profile, {rule} {budget:g}"
                     first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"rule": rule}))
         placed = [self._placed(trial) for trial in (*first, *baseline_trials(self.n_layers, self.offered))]

@@ -109,7 +109,9 @@ class Summary:
                 f"Layers keep {min(self.kept):.0%} to {max(self.kept):.0%}; there all of them keep the mean, "
                 f"{mean(self.kept):.0%}."
             )
-        if ragged := sum(layer.is_ragged for layer in self.pruned):
+        if self.policy.by_prompt:
+            said.append("What a KV head keeps is dealt out anew for every prompt; there it is not.")
+        elif ragged := sum(layer.is_ragged for layer in self.pruned):
             said.append(
                 f"In {ragged} of {len(self.kept)} layers KV heads have budgets of their own; there they do not."
             )

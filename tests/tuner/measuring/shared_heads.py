@@ -22,7 +22,9 @@ from tests.core.models import GREEDY, prompt
 from tests.tuner.models import samples
 from tuner.measuring.engine import Engine
 
-LEARNED = Learned((8.0, inf), ((1.5, -0.5), (0.2, 0.8)), (0.0, 0.7))
+LEARNED = Learned(
+    (8.0, inf), ((1.5, -0.5), (0.2, 0.8)), (0.0, 0.7), ((-4.0, 2.0), (-3.0, 1.0)), ((-9.0, -1.0), (-8.0, -3.0))
+)
 POLICIES = {
     "one budget": Policy.uniform(3, rule=Decay(8.0), budget=0.3, recent=0.3),
     "a budget per head": Policy((
@@ -30,6 +32,7 @@ POLICIES = {
     )),
     "learned, one budget": Policy.uniform(3, rule=LEARNED, budget=0.4),
     "learned, a budget per head": Policy.uniform(3, rule=LEARNED, budget=(0.6, 0.2), recent=0.2),
+    "learned, by the prompt": Policy((LayerPolicy(LEARNED, (0.6, 0.2), 0.2),) * 3, by_prompt=True),
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from a2sf_core.rules.attention import Decay, Window
 from tests.tuner.models import holder_of, samples, tiny
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.bank import BANK, SNAPKV_WINDOW, Bank
-from tuner.measuring.batch import keep_masks
 from tuner.measuring.engine import Engine
+from tuner.measuring.keeping import keep_masks
 from tuner.measuring.losses import Seen
 
 POLICIES = {

@@ -117,9 +117,14 @@ def test_what_is_learned_in_nats_ranks_by_what_losing_tokens_costs_in_nats(rules
 
 
 @pytest.mark.parametrize("memory", [None, 1], ids=["held", "read again"])
-@pytest.mark.parametrize("budget", [0.3, (0.2, 0.5)], ids=["alike", "per head"])
-def test_gathered_equals_attached(rules: tuple[Learned, ...], budget: Any, memory: int | None) -> None:
-    policy = Policy(tuple(LayerPolicy(rule, budget, 0.25, 2) for rule in rules))
+@pytest.mark.parametrize(
+    ("budget", "by_prompt"), [(0.3, False), ((0.2, 0.5), False), ((0.2, 0.5), True)],
+    ids=["alike", "per head", "by prompt"],
+)  # fmt: skip
+def test_gathered_equals_attached(rules: tuple[Learned, ...], budget: Any, by_prompt: bool, memory: int | None) -> None:
+    if by_prompt:
+        rules = learned_rules(engine_of(tiny("llama"), 7), range(7), silent, drawn=3)
+    policy = Policy(tuple(LayerPolicy(rule, budget, 0.25, 2) for rule in rules), by_prompt=by_prompt)
     later = engine_of(tiny("llama"), 7, memory=memory)
     later.learn(rules)
     known = Engine(tiny("llama"), samples(7), ends=ENDS, own=rules)
@@ -130,17 +135,23 @@ def test_gathered_equals_attached(rules: tuple[Learned, ...], budget: Any, memor
             assert np.abs(getattr(found, name) - getattr(really_run, name)).max() < 1e-4, name
 
 
+@pytest.mark.parametrize("by_prompt", [False, True], ids=["fixed", "by prompt"])
 @pytest.mark.parametrize("family", models.FAMILIES)
-def test_gathered_equals_attached_in_every_family(family: str) -> None:
+def test_gathered_equals_attached_in_every_family(family: str, by_prompt: bool) -> None:
     model = models.build(family)
     learner = engine_of(model, 6)
-    learned = learned_rules(learner, range(6), silent)
+    learned = learned_rules(learner, range(6), silent, drawn=3 if by_prompt else None)
     learner.learn(learned)
-    policy = Policy(tuple(LayerPolicy(rule, 0.4, 0.25, 1) for rule in learned))
+    budget = (0.4,) * len(learned[0].powers) if by_prompt else 0.4
+    policy = Policy(tuple(LayerPolicy(rule, budget, 0.25, 1) for rule in learned), by_prompt=by_prompt)
     found, really_run = learner.evaluate(policy), learner.evaluate_directly(policy)
     for name in ("nll", "kl", "own_kl", "cache_fraction"):
         assert np.abs(getattr(found, name) - getattr(really_run, name)).max() < 1e-4, name
     assert found.kl.mean() > 0.001
+    if by_prompt:
+        fixed = learner.evaluate(replace(policy, by_prompt=False))
+        assert np.allclose(found.cache_fraction, fixed.cache_fraction)  # the same total
+        assert np.abs(found.kl - fixed.kl).max() > 1e-3  # of other tokens
 
 
 def test_a_lesson_is_judged_on_samples_that_it_has_not_seen_and_offered_where_it_wins(tmp_path: Path) -> None:

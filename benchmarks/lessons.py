@@ -8,14 +8,15 @@ Each source (a task, a file of its samples if not its own, and the length of its
 would learn of it: the profile that `a2sf-tune` itself chooses on --learn prompts, the one half-life that suits them
 best, and a forgetting rule for every layer. On --measure other prompts of each source, at the same budgets, as ratios
 of KL to the full cache (mean of both texts, paired over contexts, 95 %; below 1 the first is better): budgets per head
-over budgets per layer, learned forgetting over the one half-life, and every other source's lesson over their own.
+over budgets per layer, learned forgetting over the one half-life, budgets dealt out by the prompt over fixed ones
+(where the rules were learned in nats), and of every other source's lesson the last of these over their own.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ CHOSEN_AT = 0.2
 """The budget at which the one half-life of a source is chosen."""
 DRAWN = 4
 """Times as many bundled samples are drawn as are needed: some have contexts or lengths that do not suit."""
-PER_LAYER, PER_HEAD, LEARNED = "per layer", "per head", "learned"
-RATIOS = ("head_over_layer", "learned_over_one", "over_own")
+PER_LAYER, PER_HEAD, LEARNED, DEALT_OUT = "per layer", "per head", "learned", "by the prompt"
+RATIOS = ("head_over_layer", "learned_over_one", "by_prompt_over_learned", "over_own")
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,26 @@ class Lesson:
         return cls(profile, min(losses, key=lambda half_life: float(losses[half_life])), rules)
 
     def policies(self, budget: float) -> dict[str, Policy]:
-        """At one budget: per layer and per head with the one half-life, and per head with learned forgetting."""
+        """At one budget: per layer and per head with the one half-life, per head with learned forgetting, and the same
+        dealt out by the prompt where the rules know how."""
         shares = self.profile.budgets(budget)  # [layer, kv_head]
         one = [Decay(self.half_life)] * len(shares)
         by_layer = np.broadcast_to(shares.mean(-1, keepdims=True), shares.shape)
-        return {
+        found = {
             PER_LAYER: with_budgets(by_layer, one),
             PER_HEAD: with_budgets(shares, one),
             LEARNED: with_budgets(shares, self.rules),
         }
+        if all(rule.compares for rule in self.rules):
+            found[DEALT_OUT] = replace(found[LEARNED], by_prompt=True)
+        return found
 
 
-def losses(model: Any, source: Source, lesson: Lesson, names: Sequence[str]) -> dict[tuple[str, float], np.ndarray]:
-    """KL `[prompt]` of some of the lesson's policies on the prompts that `source` measures, by policy and budget."""
+def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float], np.ndarray]:
+    """KL `[prompt]` of the lesson's policies on the prompts that `source` measures, by policy and budget."""
     engine = Engine(model, source.measure, ends=source.ends, own=lesson.rules)
-    return {(name, budget): engine.evaluate(lesson.policies(budget)[name]).kl for budget in BUDGETS for name in names}
+    found = {budget: lesson.policies(budget) for budget in BUDGETS}
+    return {(name, budget): engine.evaluate(policy).kl for budget, own in found.items() for name, policy in own.items()}
 
 
 def _ratios(
@@ -125,13 +131,20 @@ def _ratios(
     budget: float,
     contexts: np.ndarray,
 ) -> dict[str, Triple]:
-    """By their names in `RATIOS`: the last of another source's lesson, the others of a source's own."""
-    learned = kl[LEARNED, budget]
+    """By their names in `RATIOS`: the last one of another source's lesson, the others of a source's own."""
     if kl is not own:
-        return {RATIOS[2]: ratio_interval(learned, own[LEARNED, budget], contexts)}
-    per_head = kl[PER_HEAD, budget]
-    over_layer = ratio_interval(per_head, kl[PER_LAYER, budget], contexts)
-    return {RATIOS[0]: over_layer, RATIOS[1]: ratio_interval(learned, per_head, contexts)}
+        name = _last(kl, own, budget)
+        return {RATIOS[3]: ratio_interval(kl[name, budget], own[name, budget], contexts)}
+    pairs = zip(RATIOS, (PER_HEAD, LEARNED, DEALT_OUT), (PER_LAYER, PER_HEAD, LEARNED), strict=False)
+    return {
+        ratio: ratio_interval(kl[ours, budget], kl[theirs, budget], contexts)
+        for ratio, ours, theirs in pairs
+        if (ours, budget) in kl
+    }
+
+
+def _last(kl: dict[tuple[str, float], np.ndarray], own: dict[tuple[str, float], np.ndarray], budget: float) -> str:
+    return DEALT_OUT if (DEALT_OUT, budget) in kl and (DEALT_OUT, budget) in own else LEARNED
 
 
 def _said(found: Triple) -> str:
@@ -158,16 +171,23 @@ def main() -> None:
         lessons.append(Lesson.of(source, model, limit, options.seed))
         console.print(f"{source.name}: profile of {lessons[-1].profile.kind}, half-life {lessons[-1].half_life:g}")
     table = Table(
-        "measured on", "learned from", "cache", "KL, learned", "head / layer", "learned / one half-life", "/ own"
+        "measured on",
+        "learned from",
+        "cache",
+        "KL",
+        "head / layer",
+        "learned / one half-life",
+        "by prompt / fixed",
+        "/ own",
     )
     for target, its_own in zip(sources, lessons, strict=True):
         contexts = np.array([each.context_key for each in target.measure])
-        own = losses(model, target, its_own, (PER_LAYER, PER_HEAD, LEARNED))
+        own = losses(model, target, its_own)
         for source, lesson in zip(sources, lessons, strict=True):
-            kl = own if lesson is its_own else losses(model, target, lesson, (LEARNED,))
+            kl = own if lesson is its_own else losses(model, target, lesson)
             for budget in BUDGETS:
                 row: dict[str, Any] = {"on": target.name, "from": source.name, "budget": budget, "n": len(contexts)}
-                row |= {"kl": float(kl[LEARNED, budget].mean())}
+                row |= {"kl": float(kl[_last(kl, own, budget), budget].mean())}
                 row |= _ratios(kl, own, budget, contexts)
                 report("lessons", row)
                 ratios = [_said(row[name]) if name in row else "" for name in RATIOS]

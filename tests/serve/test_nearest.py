@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def test_kvpress_gets_a_ratio_for_every_layer_and_what_is_lost_is_said() -> None
     for word in ("KV heads have budgets", "half-lives of 16 to 32", "value counts", "in tokens", "first 2", "every 8"):
         assert word in said, word
     assert all(each in found.snippet for each in found.lost)
+
+
+def test_that_budgets_follow_the_prompt_is_lost() -> None:
+    compares = replace(LEARNED, scores=((-3.0, 1.0),) * 2, log_nats=((-9.0, -4.0),) * 2)
+    policy = Policy((LayerPolicy(compares, (0.1, 0.5)),) * 3, by_prompt=True)
+    for engine in (openvino, kvpress):
+        lost = engine.nearest(policy, 1000).lost
+        assert "What a KV head keeps is dealt out anew for every prompt; there it is not." in lost
+        assert not any("budgets of their own" in each for each in lost)
 
 
 def test_the_command_writes_both_files_and_prints_what_is_lost(config: Path, tmp_path: Path) -> None:

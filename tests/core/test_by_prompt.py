@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import floor, inf, sqrt
 from typing import Any
 
 import pytest
@@ -55,22 +55,40 @@ def read(model: Any, ids: Tensor, mask: Tensor | None = None) -> A2SFCache:
 
 
 def naive(model: Any, ids: Tensor) -> list[list[set[int]]]:
-    """By layer and head what stays of one prompt: one list of all tokens of all heads, the dearest of them kept."""
+    """By layer and head what stays of one prompt: one list of all tokens of all heads, the dearest of them win."""
     found = read_prompt(model, ids, own=[rule(i) for i in range(3)])
     n, own = ids.shape[1], policy()
-    safe, candidates, total = [], [], 0
+    safe: list[set[int]] = []
+    candidates, budgets = [], []
     for i, layer in enumerate(own.layers):
         for head, budget in enumerate(layer.head_budget_tokens(n)):
-            total += budget
+            budgets.append(budget)
             recent = layer.recent_tokens(budget)
-            mine = {*range(min(2, budget)), *range(n - min(recent, budget - min(2, budget)), n)}
-            safe += [(i, head, token) for token in mine]
-            worth, score = found.layers[i].worth[0, 0, head], found.layers[i].scores[0, 0, head]
-            others = sorted(set(range(n)) - mine, key=lambda token: -float(score[token]))
-            # Where a curve is flat the score decides inside a head.
-            candidates += [(-float(worth[token]), i, head, place, token) for place, token in enumerate(others)]
-    stay = [*safe, *((i, head, token) for _, i, head, _, token in sorted(candidates)[: total - len(safe)])]
-    return [[{t for i, h, t in stay if (i, h) == (layer, head)} for head in range(2)] for layer in range(3)]
+            safe.append({*range(min(2, budget)), *range(n - min(recent, budget - min(2, budget)), n)})
+            worth = found.layers[i].worth[0, 0, head]
+            candidates += [(-float(worth[token]), 2 * i + head) for token in range(n) if token not in safe[-1]]
+    winners = [head for _, head in sorted(candidates)[: sum(budgets) - sum(map(len, safe))]]
+    counts = between([len(mine) + winners.count(head) for head, mine in enumerate(safe)], budgets, n)
+    stay = []
+    for head, (mine, count) in enumerate(zip(safe, counts, strict=True)):
+        score = found.layers[head // 2].scores[0, 0, head % 2]
+        others = sorted(set(range(n)) - mine, key=lambda token: -float(score[token]))
+        stay.append(mine | set(others[: count - len(mine)]))
+    return [stay[2 * layer : 2 * layer + 2] for layer in range(3)]
+
+
+def between(won: list[int], budgets: list[int], most: int) -> list[int]:
+    """The geometric mean of what heads won and their budgets, scaled until it adds up, none over `most`."""
+    total, low, high = sum(budgets), 0.0, 1000.0
+    means = [sqrt(a * b) for a, b in zip(won, budgets, strict=True)]
+    for _ in range(200):
+        scale = (low + high) / 2
+        low, high = (scale, high) if sum(min(most, scale * mean) for mean in means) < total else (low, scale)
+    wanted = [round(min(most, high * mean), 6) for mean in means]
+    whole = [floor(each) for each in wanted]
+    for head in sorted(range(len(wanted)), key=lambda head: whole[head] - wanted[head])[: total - sum(whole)]:
+        whole[head] += 1
+    return whole
 
 
 def held(cache: A2SFCache, row: int = 0) -> list[list[set[int]]]:
@@ -98,7 +116,8 @@ def test_dealing_is_a_competition_of_all_tokens() -> None:
                     value = inf if is_safe else float(worth[row, head, keys - length + place])
                     tokens.append((-value, head))
             winners = [head for _, head in sorted(tokens)[:total]]
-            assert found[row].tolist() == [winners.count(head) for head in range(heads)]
+            own = [min(int(each), length) for each in budget[row]]
+            assert found[row].tolist() == between([winners.count(head) for head in range(heads)], own, length)
 
 
 def test_what_stays_is_what_a_naive_competition_keeps(llama: Any) -> None:

@@ -32,9 +32,9 @@ class Policy:
             the paper's own setting: C = 1, and once more at every decoded token.
         decode_every: cut again after so many decoded tokens, so that the cache stays at its budget; None lets
             the decoded tokens accumulate. "step" implies 1.
-        by_prompt: deal the sum of all budgets out anew for every prompt: tokens of all layers and KV heads compete
-            for it by their worth, beside the sink and the recent tokens of each head's own budget. The rules must be
-            ones that compare, such as a learned one in nats, and tokens go once, after the prompt.
+        by_prompt: deal the sum of all budgets out anew for every prompt: a head keeps between its own budget and what
+            it would win if the tokens of all layers and KV heads competed by their worth (`a2sf_core.dealing`). The
+            rules must be ones that compare, such as a learned one in nats, and tokens go once, after the prompt.
 
     Raises:
         A2SFError: a sentence naming the field, what was expected and how to mend it.

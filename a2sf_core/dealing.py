@@ -42,7 +42,7 @@ def dealt_out(
     here = slice(None)
     if is_shared:
         (competing, here), (budget, _) = of_all_processes(competing), of_all_processes(budget)
-        n_valid, _ = of_all_processes(n_valid)
+        n_valid = (competing >= 0).sum(-1)
     totals = budget.sum(-1)  # [batch]
     rows = zip(competing.flatten(1), totals.tolist(), strict=True)
     last = torch.stack([row.kthvalue(len(row) - total + 1).values for row, total in rows])[:, None, None]

@@ -68,9 +68,7 @@ def joined(own: bytes, model: Any) -> bytes:
     if n_processes(model) == 1:
         return own
     sent = torch.tensor(list(own), dtype=torch.uint8, device=input_device(model))  # [byte]; objects would be unpickled
-    found = [torch.empty_like(sent) for _ in range(n_processes(model))]
-    distributed.all_gather(found, sent)
-    return torch.cat(found).cpu().numpy().tobytes()
+    return of_all_processes(sent[None])[0].cpu().numpy().tobytes()
 
 
 def of_all_processes(own: torch.Tensor) -> tuple[torch.Tensor, slice]:

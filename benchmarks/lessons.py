@@ -118,11 +118,14 @@ class Lesson:
         return found
 
 
-def losses(model: Any, source: Source, lesson: Lesson) -> dict[tuple[str, float], np.ndarray]:
-    """KL `[prompt]` of the lesson's policies on the prompts that `source` measures, by policy and budget."""
+def losses(model: Any, source: Source, lesson: Lesson, names: Sequence[str]) -> dict[tuple[str, float], np.ndarray]:
+    """KL `[prompt]` of those of `names` that the lesson has on the prompts that `source` measures, by policy and
+    budget."""
     engine = Engine(model, source.measure, ends=source.ends, own=lesson.rules)
     found = {budget: lesson.policies(budget) for budget in BUDGETS}
-    return {(name, budget): engine.evaluate(policy).kl for budget, own in found.items() for name, policy in own.items()}
+    return {
+        (name, budget): engine.evaluate(own[name]).kl for budget, own in found.items() for name in names if name in own
+    }
 
 
 def _ratios(
@@ -182,9 +185,9 @@ def main() -> None:
     )
     for target, its_own in zip(sources, lessons, strict=True):
         contexts = np.array([each.context_key for each in target.measure])
-        own = losses(model, target, its_own)
+        own = losses(model, target, its_own, (PER_LAYER, PER_HEAD, LEARNED, DEALT_OUT))
         for source, lesson in zip(sources, lessons, strict=True):
-            kl = own if lesson is its_own else losses(model, target, lesson)
+            kl = own if lesson is its_own else losses(model, target, lesson, (LEARNED, DEALT_OUT))
             for budget in BUDGETS:
                 row: dict[str, Any] = {"on": target.name, "from": source.name, "budget": budget, "n": len(contexts)}
                 row |= {"kl": float(kl[_last(kl, own, budget), budget].mean())}

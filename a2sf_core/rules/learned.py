@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-4
 """Attention below which nothing is told apart: added before logarithms, so that rounding does not decide."""
+_REQUIRED = ("half_lives", "powers", "value_powers")
 _MOST = 20.0
 """Size of a power beyond which nothing sensible lies, and exponentials overflow."""
 _LARGEST, _CLOSEST = 1e4, 1e-6
@@ -149,7 +150,7 @@ class Learned(ScoreRule):
     @classmethod
     def read(cls, given: Mapping[str, Any], where: str) -> Self:
         """Infinity may be the string "inf"."""
-        given = dict(check_keys(given, cls._field_names(), cls._field_names()[:3], where))
+        given = dict(check_keys(given, cls._field_names(), _REQUIRED, where))
         if isinstance(given["half_lives"], list):
             given["half_lives"] = [float("inf") if each == "inf" else each for each in given["half_lives"]]
         return cls(**given)

@@ -240,3 +240,9 @@ def test_policies_and_rules_are_read_back() -> None:
     assert Policy.from_dict(policy().to_dict()) == policy()
     older = {key: value for key, value in rule(0).to_dict().items() if key not in ("name", "scores", "log_nats")}
     assert not Learned.read(older, "rule").compares
+
+
+def test_a_rule_that_does_not_compare_says_so() -> None:
+    assert not Decay(8.0).compares
+    with pytest.raises(NotImplementedError, match="decay does not compare tokens of different heads"):
+        Decay(8.0).worth(None)  # type: ignore[arg-type]

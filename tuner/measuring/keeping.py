@@ -21,7 +21,8 @@ def keep_masks(batch: PromptBatch, policy: Policy, bank: Bank) -> list[torch.Ten
 
     The orders held are those of `bank`. Under tensor parallelism the KV heads are those of this process.
     """
-    quotas = [_quota(batch, layer, own) for layer, own in zip(batch.layers, policy.layers, strict=True)]
+    lengths = batch.n_tokens.tolist()
+    quotas = [_quota(lengths, layer, own) for layer, own in zip(batch.layers, policy.layers, strict=True)]
     kept = _dealt_out(batch, policy, quotas) if policy.by_prompt else [budget for budget, _ in quotas]
     found = []
     for index, (layer, own) in enumerate(zip(batch.layers, policy.layers, strict=True)):
@@ -32,11 +33,12 @@ def keep_masks(batch: PromptBatch, policy: Policy, bank: Bank) -> list[torch.Ten
     return found
 
 
-def _quota(batch: PromptBatch, layer: StoredLayer, policy: LayerPolicy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens to keep, and how many of them recent ones: `[batch, kv_head]`, or `[batch, 1]` for one budget."""
+def _quota(lengths: Sequence[int], layer: StoredLayer, policy: LayerPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens to keep of prompts of `lengths`, and how many of them recent ones: `[batch, kv_head]`, or `[batch, 1]` for
+    one budget."""
     if len(policy.budgets) > 1:
         policy = policy.of_heads(local_heads(layer.orders.shape[2], len(policy.budgets)))
-    budgets = [policy.head_budget_tokens(n) for n in batch.n_tokens.tolist()]
+    budgets = [policy.head_budget_tokens(n) for n in lengths]
     recents = [[policy.recent_tokens(budget) for budget in row] for row in budgets]
     return torch.tensor(budgets), torch.tensor(recents)
 

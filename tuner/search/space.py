@@ -73,9 +73,8 @@ class Space(Dimensions):
             heads = tuple(map(as_share, row))
             budget = heads if len(set(heads)) > 1 else heads[0]
             if name == BY_PROMPT:
-                n_heads = len(self.learned[index].powers)
-                layers.append(LayerPolicy(self.learned[index], heads * (n_heads // len(heads)), recency.recent, sink))
-            elif name == LEARNED:
+                budget = heads * (len(self.learned[index].powers) // len(heads))
+            if name in (LEARNED, BY_PROMPT):
                 layers.append(LayerPolicy(self.learned[index], budget, recency.recent, sink))
             else:
                 layers.append(SEARCHED[name](recency, budget, sink))

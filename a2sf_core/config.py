@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from a2sf_core.cuts import CUTS, PROMPT
 from a2sf_core.errors import A2SFError, warn_once
 from a2sf_core.fields import check_keys, is_int
-from a2sf_core.files import write_whole
+from a2sf_core.files import readable_json, write_whole
 from a2sf_core.foreign import MEGABYTE, parse_json, read_text, shortened
 from a2sf_core.policy import Policy
 from a2sf_core.schema import upgraded
@@ -132,7 +131,7 @@ class A2SFConfig:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+            text = readable_json(self.to_dict())
         except (TypeError, ValueError) as error:
             raise A2SFError(
                 f"the config holds something that JSON cannot ({error}); use plain finite numbers."

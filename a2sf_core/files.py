@@ -1,12 +1,28 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON to read by eye."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_FLAT = re.compile(r'\[\n([^\[\]{}"]*)\]')
+"""A list without strings, lists and objects in it. It begins in no string, as those of JSON hold no line break."""
+
+
+def readable_json(value: Any) -> str:
+    """JSON for the eye: indented, but a list of numbers on one line.
+
+    Raises:
+        TypeError, ValueError: if JSON cannot hold `value`; it has no infinity and no NaN.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False)
+    return _FLAT.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from a2sf_core.files import leftovers, whole, write_whole
+from a2sf_core.files import leftovers, readable_json, whole, write_whole
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -34,3 +35,17 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert (tmp_path / "a.json").read_text() == "old"
     assert leftovers(tmp_path) == []
+
+
+def test_readable_json_keeps_numbers_on_one_line_and_means_the_same() -> None:
+    given = {
+        "powers": [[1, -2.5e-07], [0.25, 3]],
+        "said": ["[\n  1,\n  2\n]", "a  b"],
+        "none": [],
+        "nested": [{"a": [True]}],
+    }
+    text = readable_json(given)
+    assert json.loads(text) == given
+    assert '"powers": [\n    [1, -2.5e-07],\n    [0.25, 3]\n  ]' in text
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        readable_json([float("nan")])

@@ -52,6 +52,7 @@ GOOD = [{"context": f"Line {i}. The lamp costs {i + 10} euros.", "question": "Ho
         (("--device", "gpu"), "There is no device 'gpu'"),
         (("--family", "grups"), "--family is 'grups'; did you mean 'groups'?"),
         (("--rule", "dekay"), "--rule is 'dekay'; did you mean 'decay'?"),
+        (("--rule", "by-prompt"), "--rule by-prompt is not asked for by itself; learned brings it"),
         (("--memory", "lots"), "--memory is 'lots'; expected a size above 0 such as 8GiB"),
         (("--warm-start", "nowhere"), "--warm-start nowhere is not a folder"),
         (("--warm-start", "."), "holds no study (study.journal is missing)"),

@@ -11,6 +11,7 @@ from a2sf_core.errors import A2SFError
 from a2sf_core.fields import did_you_mean
 from studies.samples import Sample, bundled_samples
 from tuner.choices import (
+    BY_PROMPT,
     FAMILIES,
     LEARNED,
     RAY_LOCAL,
@@ -75,6 +76,8 @@ def check(settings: Settings) -> Inputs:
     check_choice("--sampler", settings.sampler, SAMPLERS)
     if not settings.rules or len(set(settings.rules)) < len(settings.rules):
         raise A2SFError(f"--rule is {', '.join(settings.rules) or 'nothing'}; expected one rule or several, each once.")
+    if BY_PROMPT in settings.rules:
+        raise A2SFError(f"--rule {BY_PROMPT} is not asked for by itself; {LEARNED} brings it where it may pay.")
     for rule in settings.rules:
         check_choice("--rule", rule, RULES)
     if settings.rules == (LEARNED,):

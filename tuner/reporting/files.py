@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from a2sf_core.files import write_whole
+from a2sf_core.files import readable_json, write_whole
 from a2sf_core.rules.learned import Learned
 from tuner.alpha.regressor import Fitted
 from tuner.alpha.table import BUDGET_SCALES, LossTable
@@ -45,7 +44,7 @@ def write(
         for e in outcome.choice.finalists
     ]
     whole = {**evidence.to_dict(), "finalists": finalists, "alpha_model": alpha.model.to_dict()}
-    write_whole(report, json.dumps(whole, indent=2) + "\n")
+    write_whole(report, readable_json(whole))
     chosen = outcome.exported
     drawn = proven_picture(records, outcome)
     for draw, path in ((pareto_png, png), (pareto_html, html)):

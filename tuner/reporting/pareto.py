@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _CAPTION_WIDTH = 24
 """Percent of the cache, on the axis, that the caption takes beside the mark of the chosen policy."""
 
-_NAME_WIDTH = 36
-"""Percent of the cache, on the axis, that the name of a known method takes."""
+_NAME_WIDTH, _FRONT_NAME_WIDTH = 36, 11
+"""Percent of the cache, on the axis, that the name of a known method takes, and that of what was tuned."""
 _NEAR_EDGE = 85
 """Share of the cache, in percent, beyond which a centred name would run over the edge of the picture."""
 _EDGE = 102
@@ -78,7 +78,8 @@ def pareto_png(
     axes.plot(*picture.place(picture.front), color=FRONT, lw=2.8, drawstyle="steps-post", zorder=4)
     for policy in picture.proven:
         _draw_proven(axes, picture, policy, goal, best=policy is chosen)
-    axes.set(xlabel=X_LABEL, xticks=X_TICKS, xlim=(-17, 103), ylim=(bottom, top))
+    start = min(picture.front[0][0] - _FRONT_NAME_WIDTH, 0) if picture.front else 0
+    axes.set(xlabel=X_LABEL, xticks=X_TICKS, xlim=(start - 2, 103), ylim=(bottom, top))
     axes.set_ylabel(f"{Y_LABEL}\n(lower is better)")
     axes.set_yticks(*picture.y_ticks())
     captioned = {policy.method for policy in picture.proven}  # these have their name at their mark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from statistics import mean, median
 from typing import Any
 
 from a2sf_core.errors import A2SFError
-from a2sf_core.files import write_whole
+from a2sf_core.files import readable_json, write_whole
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
 from a2sf_core.rules.attention import Decay, Window
@@ -48,7 +47,7 @@ class Nearest:
         folder.mkdir(parents=True, exist_ok=True)
         python, plain = folder / f"{self.name}.py", folder / f"{self.name}.json"
         write_whole(python, self.snippet)
-        write_whole(plain, json.dumps({**self.settings, "lost": self.lost}, indent=2) + "\n")
+        write_whole(plain, readable_json({**self.settings, "lost": self.lost}))
         return python, plain
 
 

@@ -37,7 +37,11 @@ class ChangedText:
 
 @dataclass(frozen=True)
 class Generated:
-    """Text that the model really writes with the full and the pruned cache; most changed where pruning did most."""
+    """Text that the model really writes with the full and the pruned cache.
+
+    most_changed: those that differ before those that do not, and both by what pruning did to the next-token
+    distributions.
+    """
 
     exact_match: ExactMatch
     identical_outputs: float
@@ -188,9 +192,10 @@ def _generated(contest: Contest, policy: Policy, kl: np.ndarray) -> Generated:
     full = Policy.full(unseen.n_layers)
     exact = [float(grader.by_text(unseen, each, "exact_match").mean()) for each in (full, policy)]
     before, after = grader.texts(unseen, full), grader.texts(unseen, policy)
-    worst = np.argsort(-kl)[:N_SHOWN_OUTPUTS]
+    same = np.array([a == b for a, b in zip(before, after, strict=True)])
+    worst = np.lexsort((-kl, same))[:N_SHOWN_OUTPUTS]
     return Generated(
         ExactMatch(*exact),
-        float(np.mean([a == b for a, b in zip(before, after, strict=True)])),
+        float(same.mean()),
         [ChangedText(unseen.samples[i].id, before[i], after[i]) for i in worst.tolist()],
     )

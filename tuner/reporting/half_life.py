@@ -44,7 +44,7 @@ def half_life_png(path: Path, curves: Mapping[str, tuple[Sequence[float], Sequen
         ends.append(((xs[-1], ys[-1]), label, color))
     axes.set_xticks([place(v) for v in shown], [names.get(v, f"{v:g}") for v in shown])
     axes.set_xlim(edges[0.0] - 0.4, edges[math.inf] + 0.4 * (max(finite) - min(finite)))
-    axes.set(xlabel="half-life of old attention (tokens)", ylabel="loss (lower is better)")
+    axes.set(xlabel="half-life of old attention (tokens)", ylabel="loss in nats per token (lower is better)")
     name_lines(axes, ends, left=False)
     with whole(path) as beside:
         figure.savefig(beside, dpi=200)

@@ -91,7 +91,10 @@ def test_what_is_exported_is_measured_on_the_report_split(finished: Finished) ->
     assert found.full_score == 1.0, "the references are its own texts"
     assert found.generated.exact_match.full_cache == 1.0
     assert 0 <= found.generated.identical_outputs <= 1
-    assert len(found.generated.most_changed) == 3
+    shown = [text.full_cache == text.policy for text in found.generated.most_changed]
+    assert len(shown) == 3
+    assert shown == sorted(shown), "texts that differ come first"
+    assert all(shown) == (found.generated.identical_outputs == 1)
 
 
 def test_around_the_full_cache_alpha_is_fitted_where_it_has_a_meaning(finished: Finished) -> None:

@@ -2,7 +2,7 @@
 
 Which head must keep much depends on the prompt, and once a head's scores are brought into nats
 (`a2sf_core.rules.learned`) its tokens compare with those of any other. What a score promises is not always kept, and a
-head's own budget knows how often, so a head keeps the geometric mean of the two (docs/real-models.md). The cache and
+head's own budget knows how often, so a head keeps the geometric mean of the two (docs/heads.md). The cache and
 the tuner both ask `dealt_out`.
 """
 

@@ -2,7 +2,7 @@
 
 A head's score says which of its tokens matter more, not how much they matter. An isotonic regression, one for every KV
 head, says that from the prompts that the rule was learned from: the mean of what losing a token costs, among tokens of
-a score. Then the tokens of all heads can compete for one total (`a2sf_core.dealing.dealt_out`). docs/real-models.md
+a score. Then the tokens of all heads can compete for one total (`a2sf_core.dealing.dealt_out`). docs/heads.md
 says what that is worth, and that the regression which ranks the tokens cannot say it by itself.
 """
 

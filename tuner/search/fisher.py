@@ -23,7 +23,7 @@ SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6, 1.0)
 """Of a head's tokens, at which its curve is known."""
 TOGETHER = 0.75
 """Power of what tokens are worth alone, before they are added up: what is dropped together acts neither independently
-(1) nor all in one direction (1/2). docs/real-models.md says what each is worth."""
+(1) nor all in one direction (1/2). docs/heads.md says what each is worth."""
 _DIGITS = 4
 
 

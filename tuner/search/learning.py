@@ -29,7 +29,7 @@ from tuner.search.profile import Profile
 from tuner.watch import Count, Progress
 
 LEARNED_FROM = (1.0, 4.0, 16.0, 64.0, 256.0, float("inf"))
-"""Half-lives in tokens. All 24 of the bank fit hardly better (docs/real-models.md)."""
+"""Half-lives in tokens. All 24 of the bank fit hardly better (docs/heads.md)."""
 _RIDGE = 0.01
 """Of inputs with unit variance."""
 _FIRST = 4

@@ -19,8 +19,9 @@ from a2sf_core.shape import SHAPE, check_fingerprint, fingerprint
 from a2sf_core.version import __version__
 
 FILE_NAME = "a2sf_config.json"
-SCHEMA_VERSION = 3
-"""2 had neither `Policy.by_prompt` nor what a learned rule says in nats, which may be left out."""
+SCHEMA_VERSION = 4
+"""3 had no `LayerPolicy.growth`, and 2 neither `Policy.by_prompt` nor what a learned rule says in nats: all may be left
+out."""
 ADDED_TOKENS = 1024
 """A vocabulary may grow by added tokens and by padding; which tokens a cache keeps does not hang on it."""
 MAX_BYTES = 16 * MEGABYTE

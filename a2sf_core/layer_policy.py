@@ -9,6 +9,8 @@ from typing import Any
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int
+from a2sf_core.foreign import shortened
+from a2sf_core.growth import Growth
 from a2sf_core.rules.attention import Decay
 from a2sf_core.rules.base import ScoreRule
 from a2sf_core.rules.catalogue import read_rule
@@ -32,6 +34,7 @@ class LayerPolicy:
         recent: how many of the budget are the most recent tokens: an int in tokens, or a float in [0, 1] as a
             fraction of the budget (of each head's own, if they differ).
         sink: how many of the budget are the first valid tokens. Served before `recent`.
+        growth: how fractions grow with the prompt; None keeps the same fraction of every prompt.
 
     Raises:
         A2SFError: a sentence naming the field, what was expected and what it got.
@@ -41,6 +44,7 @@ class LayerPolicy:
     budget: Budget = None
     recent: int | float = 0
     sink: int = 0
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, ScoreRule):
@@ -61,6 +65,8 @@ class LayerPolicy:
             )
         if not is_int(self.sink) or self.sink < 0:
             raise A2SFError(f"sink must be an integer of at least 0 tokens, not {self.sink!r}.")
+        if not isinstance(self.growth, Growth | None):
+            raise A2SFError(f"growth must be a Growth or None, not {shortened(self.growth)}.")
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
@@ -84,7 +90,7 @@ class LayerPolicy:
         return Position() if self.budget is None or only_recent else self.rule
 
     def budget_tokens(self, n: int) -> int:
-        """Tokens kept of `n` valid ones: max(1, ceil(fraction * n)), never over n.
+        """Tokens kept of `n` valid ones: max(1, ceil(fraction * n)), never over n; see `growth` for the fraction.
 
         Raises:
             A2SFError: if the KV heads have unequal budgets; ask `head_budget_tokens` then.
@@ -95,7 +101,7 @@ class LayerPolicy:
 
     def head_budget_tokens(self, n: int) -> tuple[int, ...]:
         """Tokens kept of `n` valid ones, one entry per KV head, or one in all if `budget` is not a tuple."""
-        return tuple(_tokens(budget, n) for budget in self.budgets)
+        return tuple(_tokens(budget, n, self.growth) for budget in self.budgets)
 
     def heads_by_budget(self) -> list[tuple[float | int, tuple[int, ...]]]:
         """Each distinct budget of a tuple with the KV heads that have it, in the order of their first heads."""
@@ -119,7 +125,8 @@ class LayerPolicy:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         budget = list(self.budget) if isinstance(self.budget, tuple) else self.budget
-        return {"rule": self.rule.to_dict(), "budget": budget, "recent": self.recent, "sink": self.sink}
+        found = {"rule": self.rule.to_dict(), "budget": budget, "recent": self.recent, "sink": self.sink}
+        return found | ({"growth": self.growth.to_dict()} if self.growth else {})
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "layer policy") -> LayerPolicy:
@@ -132,6 +139,8 @@ class LayerPolicy:
         try:
             if "rule" in given:
                 given["rule"] = read_rule(given["rule"], "rule")
+            if given.get("growth") is not None:
+                given["growth"] = Growth.read(given["growth"])
             return cls(**given)
         except A2SFError as error:
             raise A2SFError(f"{where}: {error}") from None
@@ -150,8 +159,9 @@ def _check_budget(budget: Any, inside_tuple: bool) -> None:
     )
 
 
-def _tokens(budget: float | int | None, n: int) -> int:
+def _tokens(budget: float | int | None, n: int, growth: Growth | None) -> int:
     if budget is None:
         return n
-    wanted = ceil(budget * n - ROUNDING) if isinstance(budget, float) else budget
+    times = growth.times(n) if growth else 1.0
+    wanted = ceil(budget * times * n - ROUNDING) if isinstance(budget, float) else budget
     return min(n, max(1, wanted))

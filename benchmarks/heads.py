@@ -124,13 +124,15 @@ def figures(engine: Engine, budget: float, policies: dict[str, Policy], full: Lo
     ]
 
 
-def arguments(description: str | None, learn: int, learned: str, measure: int) -> argparse.Namespace:
+def arguments(
+    description: str | None, learn: int, learned: str, measure: int, tokens: tuple[int, int] = (500, 1000)
+) -> argparse.Namespace:
     """The command line: which prompts, how many of them teach what is `learned`, and how many are measured."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
     parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--task", default=str(TASK))
     parser.add_argument("--data")
-    parser.add_argument("--tokens", type=int, nargs=2, default=(500, 1000))
+    parser.add_argument("--tokens", type=int, nargs=2, default=tokens)
     parser.add_argument("--learn", type=int, default=learn, help=f"prompts that {learned} learned from")
     parser.add_argument("--measure", type=int, default=measure)
     parser.add_argument("--seed", type=int, default=0)

@@ -128,7 +128,8 @@ def open_job(settings: Settings, inputs: Inputs, watch: Watch, until_the_end: Ex
     limit = max_tokens(model, tokenizer)
     parts, remark = encode_and_split(samples, task, settings, tokenizer, limit)
     folder = settings.folder(task.name)
-    dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules)
+    lengths = tuple(len(sample.prompt_ids) for sample in parts.search)
+    dimensions = Dimensions(settings.family, settings.per_head, n_layers, rules=settings.rules, lengths=lengths)
     identity = inputs_identity(model, tokenizer, task, samples)
     if settings.adapter:
         identity["adapter"] = adapter_identity(settings.adapter)

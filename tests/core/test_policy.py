@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from itertools import pairwise
 from math import inf
 from typing import Any
 
 import pytest
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core.growth import Growth
 from a2sf_core.half_life import half_life_of
 from a2sf_core.rules.attention import Decay, Window
 
@@ -29,6 +32,7 @@ from a2sf_core.rules.attention import Decay, Window
         ({"recent": 1.5}, "fraction of the budget"),
         ({"sink": -1}, "sink must be an integer"),
         ({"sink": 0.5}, "sink must be an integer"),
+        ({"growth": 0.5}, "growth must be a Growth or None"),
     ],
 )
 def test_layer_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
@@ -53,6 +57,41 @@ def test_layer_fields_are_checked(fields: dict[str, Any], sentence: str) -> None
 def test_policy_fields_are_checked(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(A2SFError, match=sentence):
         Policy(**{"layers": (LayerPolicy(),), **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"power": 1.5}, "power must be from 0"),
+        ({"power": "half"}, "power must be from 0"),
+        ({"power": math.nan}, "power must be from 0"),
+        ({"shortest": 0}, "the shorter first, not 0 and 900"),
+        ({"shortest": 901}, "the shorter first, not 901 and 900"),
+        ({"longest": 900.5}, "lengths of prompts in tokens"),
+    ],
+)
+def test_growth_is_checked(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(A2SFError, match=sentence):
+        Growth(**{"power": 0.5, "shortest": 100, "longest": 900, **fields})
+
+
+@pytest.mark.parametrize("power", [0.0, 0.4, 1.0])
+def test_tokens_grow_with_the_prompt_to_a_power(power: float) -> None:
+    layer = LayerPolicy(budget=(0.1, 0.6, 1.0, 7), growth=Growth(power, 100, 900))
+    plain = LayerPolicy(budget=(0.1, 0.6, 1.0, 7))
+    kept = [layer.head_budget_tokens(n) for n in range(1, 1200)]
+    assert all(a <= b for few, more in pairwise(kept) for a, b in zip(few, more, strict=True)), "never fewer"
+    assert [kept[n - 1] for n in (900, 1199)] == [plain.head_budget_tokens(n) for n in (900, 1199)]
+    for n in (100, 250, 899):
+        assert kept[n - 1][0] == math.ceil(0.1 * n * (900 / n) ** (1 - power) - 1e-9)
+        assert kept[n - 1][1] == min(n, math.ceil(0.6 * n * (900 / n) ** (1 - power) - 1e-9))
+        assert kept[n - 1][2:] == (n, 7), "all, and a number of tokens, stay what they are"
+    share = kept[99][0] / 100
+    assert kept[49][0] == math.ceil(share * 50 - 1e-9), "shorter ones keep the share of the shortest"
+    assert LayerPolicy.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
+    assert "growth" not in plain.to_dict()
+    with pytest.raises(A2SFError, match=r"growth has an unknown field 'powr'; did you mean 'power'\?"):
+        LayerPolicy.from_dict({"budget": 0.1, "growth": {"powr": 0.5, "shortest": 1, "longest": 2}})
 
 
 def test_half_life_and_alpha() -> None:

@@ -13,7 +13,7 @@ from tuner.judging.grading import Grader
 from tuner.judging.intervals import Interval, Paired, paired_interval
 from tuner.judging.shape import Shape
 from tuner.measuring.engine import Engine
-from tuner.measuring.losses import Seen
+from tuner.measuring.losses import Seen, share_of_all
 from tuner.search.racing import at_least
 
 
@@ -104,8 +104,9 @@ class Contest:
         return float(np.concatenate([engine.evaluate(policy).kl for engine in self.engines]).mean())
 
     def cache_fraction(self, policy: Policy) -> float:
-        """Share of the cache that `policy` keeps, mean over the samples."""
-        return float(np.concatenate([engine.evaluate(policy).cache_fraction for engine in self.engines]).mean())
+        """Share that `policy` keeps of the caches of all samples together."""
+        fractions = np.concatenate([engine.evaluate(policy).cache_fraction for engine in self.engines])
+        return share_of_all(fractions, [len(sample.prompt_ids) for engine in self.engines for sample in engine.samples])
 
     def _differences(self, policy: Policy) -> np.ndarray:
         """Points `[sample]` against the full cache."""

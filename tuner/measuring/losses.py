@@ -55,6 +55,11 @@ class Losses:
         )
 
 
+def share_of_all(cache_fraction: Sequence[float] | np.ndarray, n_tokens: Sequence[int]) -> float:
+    """Share that is kept of the keys and values of all prompts together, of `n_tokens` each."""
+    return float(np.average(cache_fraction, weights=n_tokens))
+
+
 @dataclass(frozen=True)
 class Seen:
     """What is known of a policy: `losses` on the samples `rows` (int `[sample]`, ascending), in that order."""

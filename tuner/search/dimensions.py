@@ -7,6 +7,9 @@ import json
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
+import numpy as np
+
+from a2sf_core.growth import Growth
 from a2sf_core.rules.base import ScoreRule
 from tuner.choices import DEFAULT_RULES, LEARNED
 from tuner.measuring.bank import HALF_LIVES
@@ -57,6 +60,13 @@ PROFILE = {"rule_profile": Range(0.0, 1.0), "layer_profile": Range(0.0, 1.5)}
 """How much of the profile counts, for the rules of the layers and for the deviations of their budgets: 0 is none of it,
 1 is the profile itself."""
 HEADS = {"head_profile": Range(0.0, 1.5)}
+FALLOFF = {"falloff": Range(0.0, 0.8)}
+"""How fast the share of a prompt falls with its length: 0 keeps the same share of every prompt, 1 would keep the same
+number of tokens."""
+_UNLIKE = 1.5
+"""Times as long as the short prompts the long ones must be, for that to be searched."""
+_SHORT, _LONG = 0.05, 0.95
+"""Which prompts those are, so that a single strange one decides nothing: quantiles of the lengths."""
 PROFILED = ("profile", "groups", "free")
 """Families that the profile shapes."""
 
@@ -73,12 +83,14 @@ class Dimensions:
         per_head: let KV heads of a layer have budgets of their own.
         n_layers: decoder layers of the model.
         rules: names in `tuner.choices.RULES` to choose from.
+        lengths: of the search prompts in tokens; none where all prompts are to keep the same share.
     """
 
     family: str
     per_head: bool
     n_layers: int
     rules: tuple[str, ...] = field(default=DEFAULT_RULES, kw_only=True)
+    lengths: tuple[int, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def ranges(self) -> dict[str, Range | Options]:
@@ -96,6 +108,8 @@ class Dimensions:
             extra |= _per("layer", self.n_layers)
         if self.per_head:
             extra |= HEADS
+        if self.lengths_differ:
+            extra |= FALLOFF
         return COMMON | extra
 
     @property
@@ -122,6 +136,30 @@ class Dimensions:
     def needs_profile(self) -> bool:
         """True if the profile shapes policies of this space."""
         return self.per_head or self.family in PROFILED
+
+    @cached_property
+    def lengths_differ(self) -> bool:
+        """True if the prompts are so unlike in length that the share they keep may depend on it."""
+        short, long = self._short_and_long
+        return long >= _UNLIKE * short
+
+    @cached_property
+    def _short_and_long(self) -> tuple[int, int]:
+        if not self.lengths:
+            return 1, 1
+        short, long = np.quantile(self.lengths, (_SHORT, _LONG)).round().astype(int).tolist()
+        return short, long
+
+    def growth(self, falloff: float) -> Growth | None:
+        """How budgets grow with the prompt at `falloff`; None where all prompts keep the same share."""
+        falloff = round(falloff, 2)
+        return Growth(round(1 - falloff, 2), *self._short_and_long) if falloff and self.lengths_differ else None
+
+    def of_longest(self, budget: float, growth: Growth | None) -> float:
+        """The share of the longest prompts, where the search prompts keep `budget` in all."""
+        if growth is None:
+            return budget
+        return budget * sum(self.lengths) / sum(n * growth.times(n) for n in self.lengths)
 
     def digest(self) -> str:
         """Identifies the space, so that a study is never resumed with another one."""

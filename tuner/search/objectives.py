@@ -32,10 +32,9 @@ def values_of(metrics: Mapping[str, float]) -> list[float]:
 
 
 def summary(losses: Losses, full: Losses) -> dict[str, float]:
-    """Means over the samples, quality relative to the full cache: nats for `kl`, points for accuracy."""
+    """Means over the samples of what quality was lost against the full cache: nats for `kl`, points for accuracy."""
     return {
         QUALITY: float(losses.kl.mean()),
-        MEMORY: float(losses.cache_fraction.mean()),
         "reference_kl": float(losses.reference_kl.mean()),
         "own_text_kl": float(losses.own_kl.mean()),
         "nll": float(losses.nll.mean()),

@@ -33,6 +33,8 @@ GROUPING_BUDGET = 0.25
 SEEDS, SEEDS_OF_OTHERS = (0.05, 0.08, 0.12, 0.18, 0.27, 0.4), (0.12, 0.27)
 """Budgets of the profile's own policies that every study starts with: under the first of its rules and learned ones,
 and under the others."""
+FIRST_FALLOFF = 0.3
+"""Of the profile's own policies, where it is searched: docs/heads.md says what it is worth."""
 SHAPES = ("slope", "bump", "wave", "layer_", "head_", "group_")
 """How the names of parameters begin that tell the budgets of layers and heads apart."""
 
@@ -53,7 +55,7 @@ class Space(Dimensions):
     def of(cls, dimensions: Dimensions, profile: Profile | None, learned: tuple[Learned, ...] = ()) -> Space:
         """The space of these dimensions, shaped by `profile` if they need one, with `learned` among its rules."""
         d = dimensions
-        return cls(d.family, d.per_head, d.n_layers, profile, learned, rules=d.rules)
+        return cls(d.family, d.per_head, d.n_layers, profile, learned, rules=d.rules, lengths=d.lengths)
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -65,6 +67,8 @@ class Space(Dimensions):
     def policy(self, params: Params) -> Policy:
         """The policy that `params` describe; one that is missing counts as 0."""
         numbers = {name: float(value) for name, value in params.items() if not isinstance(value, str)}
+        growth = self.growth(numbers.get("falloff", 0))
+        numbers["budget"] = self.of_longest(numbers["budget"], growth)
         shares = self._shares(numbers)  # [layer, kv_head]
         recencies = self._recencies(shares.mean(-1), numbers)
         name, sink = str(params["rule"]), int(numbers["sink"])
@@ -78,7 +82,7 @@ class Space(Dimensions):
                 layers.append(LayerPolicy(self.learned[index], budget, recency.recent, sink))
             else:
                 layers.append(SEARCHED[name](recency, budget, sink))
-        return Policy(tuple(layers), by_prompt=name == BY_PROMPT)
+        return Policy(tuple(replace(layer, growth=growth) for layer in layers), by_prompt=name == BY_PROMPT)
 
     def flattened(self, params: Params, share: float) -> dict[str, Value]:
         """`params` with only `share` of what tells the budgets of layers and heads apart; 1 changes nothing."""
@@ -95,6 +99,11 @@ class Space(Dimensions):
                 for budget in SEEDS_OF_OTHERS if place and rule in self.fixed else SEEDS:
                     label = f"seed profile, {rule} {budget:g}"
                     first.append(FirstTrial(label, "seed", "profile", self.seed(budget) | {"rule": rule}))
+            if self.lengths_differ:
+                for budget in SEEDS_OF_OTHERS:
+                    point = self.seed(budget) | {"rule": self.offered[-1], "falloff": 0.0}
+                    label = f"seed profile, {self.offered[-1]} {budget:g}, the same share of all"
+                    first.append(FirstTrial(label, "seed", "profile", point))
         placed = [self._placed(trial) for trial in (*first, *baseline_trials(self.n_layers, self.offered))]
         return sorted(placed, key=lambda trial: trial.policy is not None)
 
@@ -123,6 +132,7 @@ class Space(Dimensions):
             "rule_profile": 1.0,
             "layer_profile": 1.0,
             "head_profile": 1.0,
+            "falloff": FIRST_FALLOFF,
         }
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from a2sf_core import A2SFCache, A2SFError, LayerPolicy, Policy, attach
+from a2sf_core.growth import Growth
 from a2sf_core.observe import read_prompt
 from a2sf_core.rules.attention import Decay, Window
 from tests.tuner.models import holder_of, samples, tiny
@@ -75,8 +77,12 @@ RAGGED = Policy((
 ))  # fmt: skip
 
 
-def test_heads_with_budgets_of_their_own_equal_the_attached_model() -> None:
-    check_against_the_attached_model(tiny("llama"), RAGGED)
+GROWING = Policy(tuple(replace(layer, growth=Growth(0.4, 20, 60)) for layer in RAGGED.layers))
+
+
+@pytest.mark.parametrize("policy", [RAGGED, GROWING], ids=["ragged", "growing"])
+def test_heads_with_budgets_of_their_own_equal_the_attached_model(policy: Policy) -> None:
+    check_against_the_attached_model(tiny("llama"), policy)
 
 
 @pytest.mark.parametrize("policy", [POLICIES["full"], POLICIES["h2o"], RAGGED], ids=["full", "h2o", "ragged"])

@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from a2sf_core.growth import Growth
 from a2sf_core.policy import Policy
 from tests.tuner.models import samples, tiny
 from tuner.choices import LEARNED, RULES
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import share_of_all
 from tuner.search.baselines import BASELINES, baseline_trials
 from tuner.search.cut_alone import BUDGETS, CutAlone
 from tuner.search.dimensions import Dimensions, Options, Range
@@ -20,7 +22,7 @@ from tuner.search.profiling import PROFILE_HALF_LIVES, RECENTS
 from tuner.search.reconstruction import Reconstruction, kept_shares
 from tuner.search.records import Value
 from tuner.search.rules import SEARCHED
-from tuner.search.space import Space
+from tuner.search.space import FIRST_FALLOFF, Space
 
 
 def random_profile(rng: np.random.Generator, n_layers: int, n_heads: int) -> CutAlone:
@@ -94,6 +96,27 @@ def test_what_is_searched_is_known_before_the_profile_and_does_not_depend_on_it(
     others = [Dimensions("groups", False, 4), Dimensions("free", True, 4), Dimensions("groups", True, 5)]
     others.append(Dimensions("groups", True, 4, rules=("decay",)))
     assert len({each.digest() for each in (dimensions, *others)}) == 5
+
+
+def test_prompts_of_all_lengths_may_keep_shares_of_their_own_and_the_same_in_all() -> None:
+    lengths = (*range(100, 300, 10), *range(500, 900, 10))
+    profile = random_profile(np.random.default_rng(0), 4, 2)
+    alike, unlike = (Space("groups", True, 4, profile, lengths=each) for each in ((500, 520, 600), lengths))
+    assert set(unlike.ranges) - set(alike.ranges) == {"falloff"}
+    point = unlike.complete(unlike.seed(0.1))
+    assert point["falloff"] == FIRST_FALLOFF
+    plain, growing = (unlike.policy(point | {"falloff": falloff}) for falloff in (0.0, 0.6))
+    assert plain == alike.policy(alike.complete(alike.seed(0.1)))
+    assert {layer.growth for layer in plain.layers} == {None}
+    assert {layer.growth for layer in growing.layers} == {Growth(0.4, 130, 860)}
+    kept = [share_of_all([policy.cache_fraction(n) for n in lengths], lengths) for policy in (plain, growing)]
+    assert kept == pytest.approx([0.1, 0.1], abs=0.01)
+    assert growing.cache_fraction(150) > 0.2 > plain.cache_fraction(150)
+    assert growing.cache_fraction(800) < 0.1
+    labels = [trial.label for trial in unlike.enqueued()]
+    assert [label for label in labels if "the same share" in label] == [
+        "seed profile, window 0.12, the same share of all", "seed profile, window 0.27, the same share of all",
+    ]  # fmt: skip
 
 
 def test_the_bank_holds_what_the_space_and_the_baselines_can_ask_for() -> None:

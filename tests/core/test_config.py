@@ -53,8 +53,8 @@ def test_not_json_values_are_refused(llama: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"schema_version": 99}, "schema version 99, but this a2sf-tune reads up to 3"),
-        ({"schema_version": "1"}, "schema_version must be 3"),
+        ({"schema_version": 99}, "schema version 99, but this a2sf-tune reads up to 4"),
+        ({"schema_version": "1"}, "schema_version must be 4"),
         ({"polizy": {}}, "did you mean 'policy'"),
         ({"policy": None}, "policy must be a JSON object"),
         ({"policy": {"layers": [{"budget": 0}] * 3}}, "budget must be tokens"),

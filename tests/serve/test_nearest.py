@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from a2sf_core import A2SFError, LayerPolicy, Policy
+from a2sf_core.growth import Growth
 from a2sf_core.rules.attention import Decay, Window
 from a2sf_core.rules.learned import Learned
 from a2sf_core.rules.norms import KeyNorm, ValueWeighted
@@ -101,6 +102,14 @@ def test_that_budgets_follow_the_prompt_is_lost() -> None:
         lost = engine.nearest(policy, 1000).lost
         assert "What a KV head keeps is dealt out anew for every prompt; there it is not." in lost
         assert not any("budgets of their own" in each for each in lost)
+
+
+def test_that_short_prompts_keep_more_is_lost() -> None:
+    policy = Policy((LayerPolicy(Decay(16.0), 0.2, growth=Growth(0.5, 250, 4000)),) * 3)
+    found = kvpress.nearest(policy, 1000)
+    assert found.settings["compression_ratio"] == 0.6, "a quarter of the longest: twice the share"
+    assert any("larger share" in each and "1,000 tokens" in each for each in found.lost)
+    assert any("shares of the prompt" in each for each in openvino.nearest(policy, 1000).lost)
 
 
 def test_the_command_writes_both_files_and_prints_what_is_lost(config: Path, tmp_path: Path) -> None:

@@ -35,11 +35,15 @@ class Quality:
 
 @dataclass(frozen=True)
 class CacheSize:
-    """Share of the full cache, and bytes of keys and values per prompt, mean over the report samples."""
+    """Share of the full caches of all report samples together, and bytes of keys and values per prompt, their mean.
+
+    by_length: tokens of the shortest and of the longest of these prompts, and the share that is kept of each.
+    """
 
     fraction: float
     bytes_per_prompt_full: int
     bytes_per_prompt_kept: int
+    by_length: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ def gather(
             found.nll_increase.to_list(),
             CONFIDENCE,
         ),
-        cache=CacheSize(chosen.cache_fraction, bytes_full, bytes_kept),
+        cache=CacheSize(chosen.cache_fraction, bytes_full, bytes_kept, shares_by_length(found)),
         dropped_tokens=DroppedTokens.of(found.losses, found.generated),
         best_baseline=CandidateFigures.of(outcome.baseline) if outcome.baseline else None,
         choice=HowChosen(
@@ -209,3 +213,9 @@ def cache_bytes(found: OnReport) -> tuple[int, int]:
     """Bytes of keys and values per prompt, mean over the samples: full cache, and what the policy keeps."""
     full = found.n_tokens * found.bytes_per_token
     return int(full.mean()), int((full * found.losses.cache_fraction).mean())
+
+
+def shares_by_length(found: OnReport) -> list[list[float]]:
+    """Tokens of the shortest and of the longest prompt, and the share that the policy keeps of each."""
+    ends = [int(found.n_tokens.argmin()), int(found.n_tokens.argmax())]
+    return [[int(found.n_tokens[place]), float(found.losses.cache_fraction[place])] for place in ends]

@@ -10,6 +10,9 @@ from tuner.judging.verdict import share
 from tuner.reporting.names import PARETO_PNG
 from tuner.reporting.result import Result
 
+_UNLIKE = 0.02
+"""Difference of the shares of the shortest and the longest prompt that is worth a line: rounding makes some too."""
+
 
 def show(console: Console, result: Result) -> None:
     """The last lines: a small table, the sentence, and what to do next."""
@@ -22,6 +25,9 @@ def show(console: Console, result: Result) -> None:
         f"±{precision.finer_points:g} takes about {precision.samples_for_finer} (--precision "
         f"{precision.finer_points:g})."
     )
+    (short, more), (long, less) = evidence.cache.by_length
+    if more >= less + _UNLIKE:
+        console.print(f"Short prompts keep a larger share: {more:.0%} of {short:,} tokens, {less:.0%} of {long:,}.")
     if evidence.cut == CONTEXT:
         console.print(
             "Cut before the question: each context is pruned once, and questions and answers are read over what is "

@@ -118,6 +118,11 @@ class Summary:
             said.append(
                 f"Budgets are shares of the prompt; there they are what a prompt of {self.tokens:,} tokens keeps."
             )
+        if is_fraction_kept and any(layer.growth for layer in self.pruned):
+            said.append(
+                f"Short prompts keep a larger share than long ones; there all keep what one of {self.tokens:,} tokens "
+                "does."
+            )
         if is_fraction_kept and any(isinstance(each, int) for layer in self.pruned for each in layer.budgets):
             said.append(f"Budgets are in tokens; there they are shares, right for prompts of {self.tokens:,} tokens.")
         rules = [layer.ranked_by for layer in self.pruned]

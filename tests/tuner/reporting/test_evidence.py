@@ -10,7 +10,7 @@ import pytest
 
 from tests.tuner.conftest import Finished
 from tuner.judging.intervals import Interval, Paired
-from tuner.reporting.evidence import NICE_POINTS, SampleCounts, cache_bytes, gather
+from tuner.reporting.evidence import NICE_POINTS, SampleCounts, cache_bytes, gather, shares_by_length
 from tuner.search.records import TrialRecord
 
 COUNTS = SampleCounts(6, 3, 5, 0, 1)
@@ -28,7 +28,7 @@ def test_the_json_has_its_names_in_their_order(finished: Finished) -> None:
         "full_cache", "difference_points", "token_accuracy_full_cache", "token_accuracy_policy", "nll_increase_nats",
         "confidence",
     ]  # fmt: skip
-    assert list(written["cache"]) == ["fraction", "bytes_per_prompt_full", "bytes_per_prompt_kept"]
+    assert list(written["cache"]) == ["fraction", "bytes_per_prompt_full", "bytes_per_prompt_kept", "by_length"]
     generated = written["dropped_tokens"]["generated"]
     assert list(generated) == ["exact_match", "identical_outputs", "most_changed"]
     assert [list(text) for text in generated["most_changed"]] == [["id", "full_cache", "policy"]] * 3
@@ -42,7 +42,11 @@ def test_bytes_are_those_of_the_prompts(finished: Finished) -> None:
     full, kept = cache_bytes(found)
     assert found.bytes_per_token == 4 * 2 * 2 * 32 * 4  # layers, KV heads, keys and values, dimensions, float32
     assert full == int(found.n_tokens.mean() * found.bytes_per_token)
-    assert kept / full == pytest.approx(finished.result.evidence.cache.fraction, rel=0.15)
+    assert kept / full == pytest.approx(finished.result.evidence.cache.fraction, rel=1e-3)
+    for place, (n, share) in zip(
+        (found.n_tokens.argmin(), found.n_tokens.argmax()), shares_by_length(found), strict=True
+    ):
+        assert [n, share] == [found.n_tokens[place], found.losses.cache_fraction[place]]
 
 
 def test_the_next_precision_is_a_round_one_and_at_least_twice_as_fine(finished: Finished) -> None:

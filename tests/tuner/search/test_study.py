@@ -46,9 +46,10 @@ def test_baselines_come_first_then_the_search(tmp_path: Path, engine: Engine) ->
     assert [record.label for record in records[:N_BASELINES]] == [trial.label for trial in SPACE.enqueued()]
     assert {record.label for record in records[N_BASELINES:]} == {"search"}
     assert len(records) == N_BASELINES + 8
+    tokens = [len(sample.prompt_ids) for sample in engine.samples]
     for record in records:
         losses = engine.evaluate(policy_from(record))
-        assert record.metrics[MEMORY] == pytest.approx(losses.cache_fraction.mean())
+        assert record.metrics[MEMORY] == pytest.approx(np.dot(losses.cache_fraction, tokens) / sum(tokens))
         assert record.metrics[QUALITY] == pytest.approx(losses.kl.mean())
         apart = record.label in {trial.label for trial in SPACE.enqueued() if trial.policy}
         assert set(record.params) == (set() if apart else set(SPACE.ranges)), "no point of the space says these"

@@ -15,13 +15,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize import brentq
 
+from a2sf_core.growth import Growth
 from a2sf_core.layer_policy import LayerPolicy
 from a2sf_core.policy import Policy
 from a2sf_core.rules.learned import Learned
 from tuner.choices import BY_PROMPT, LEARNED
 from tuner.measuring.bank import HALF_LIVES
-from tuner.search.allocation import as_share, fill
+from tuner.search.allocation import LEAST_SHARE, as_share, fill
 from tuner.search.baselines import baseline_trials
 from tuner.search.dimensions import N_GROUPS, Dimensions
 from tuner.search.profile import Profile, Recency
@@ -68,8 +70,7 @@ class Space(Dimensions):
         """The policy that `params` describe; one that is missing counts as 0."""
         numbers = {name: float(value) for name, value in params.items() if not isinstance(value, str)}
         growth = self.growth(numbers.get("falloff", 0))
-        numbers["budget"] = self.of_longest(numbers["budget"], growth)
-        shares = self._shares(numbers)  # [layer, kv_head]
+        shares = self._shares(numbers, growth)  # [layer, kv_head]
         recencies = self._recencies(shares.mean(-1), numbers)
         name, sink = str(params["rule"]), int(numbers["sink"])
         layers = []
@@ -153,9 +154,27 @@ class Space(Dimensions):
         """`[layer]`: the same for layers as a whole."""
         return _group(np.log(self._profile.budgets(GROUPING_BUDGET).mean(-1)))
 
-    def _shares(self, params: Mapping[str, float]) -> np.ndarray:
-        """Budget shares `[layer, kv_head]`, one column where layers are cut whole."""
-        budget = params["budget"]
+    def _shares(self, params: Mapping[str, float], growth: Growth | None) -> np.ndarray:
+        """Budget shares `[layer, kv_head]` of the longest prompts, one column where layers are cut whole.
+
+        The search prompts keep `budget` of all their caches together.
+        """
+        of_longest = params["budget"] / (self.mean_times(growth) if growth else 1)  # if no head were to keep all
+        weights = self._weights(params, of_longest)
+
+        def at(budget: float) -> np.ndarray:
+            return np.array(fill(budget, weights.ravel().tolist())).reshape(weights.shape)
+
+        if growth is None:
+            return at(of_longest)
+
+        def over(budget: float) -> float:
+            return self.share_of_all(at(budget), growth) - params["budget"]
+
+        return at(brentq(over, LEAST_SHARE, 1.0, xtol=1e-4))
+
+    def _weights(self, params: Mapping[str, float], budget: float) -> np.ndarray:
+        """What about `budget` is dealt out by, `[layer, kv_head]`, one column where layers are cut whole."""
         depth = np.array([self._depth(layer) for layer in range(self.n_layers)])
         by_layer = sum(
             params.get(name, 0) * np.cos(math.pi * (k + 1) * depth) for k, name in enumerate(("slope", "bump", "wave"))
@@ -172,7 +191,7 @@ class Space(Dimensions):
                 by_group = np.array([params.get(f"group_{group}", 0) for group in range(N_GROUPS)])
                 grouped = by_group[self.groups]  # [layer, kv_head]
                 weights = weights + (grouped if self.per_head else grouped.mean(-1, keepdims=True))
-        return np.array(fill(budget, np.exp(weights).ravel().tolist())).reshape(weights.shape)
+        return np.exp(weights)
 
     def _recencies(self, shares: np.ndarray, params: Mapping[str, float]) -> list[Recency]:
         """Half-life and recent share of every layer, for the layers' shares of the cache `[layer]`."""

@@ -45,7 +45,8 @@ def drawn(rng: np.random.Generator, r: Range | Options) -> Value:
 def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bool) -> None:
     rng = np.random.default_rng(5)
     for n_layers, n_heads in ((1, 1), (4, 2), (32, 8)):
-        space = Space(family, per_head, n_layers, random_profile(rng, n_layers, n_heads))
+        lengths = tuple(rng.integers(50, 2000, int(rng.integers(0, 20))).tolist())
+        space = Space(family, per_head, n_layers, random_profile(rng, n_layers, n_heads), lengths=lengths)
         for _ in range(30):
             params = {name: drawn(rng, r) for name, r in space.ranges.items()}
             policy = space.policy(params)
@@ -111,6 +112,8 @@ def test_prompts_of_all_lengths_may_keep_shares_of_their_own_and_the_same_in_all
     assert {layer.growth for layer in growing.layers} == {Growth(0.4, 130, 860)}
     kept = [share_of_all([policy.cache_fraction(n) for n in lengths], lengths) for policy in (plain, growing)]
     assert kept == pytest.approx([0.1, 0.1], abs=0.01)
+    most = unlike.policy(point | {"falloff": 0.8, "budget": 0.7})
+    assert share_of_all([most.cache_fraction(n) for n in lengths], lengths) == pytest.approx(0.7, abs=0.01)
     assert growing.cache_fraction(150) > 0.2 > plain.cache_fraction(150)
     assert growing.cache_fraction(800) < 0.1
     labels = [trial.label for trial in unlike.enqueued()]

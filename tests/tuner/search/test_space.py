@@ -51,8 +51,10 @@ def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bo
             params = {name: drawn(rng, r) for name, r in space.ranges.items()}
             policy = space.policy(params)
             assert Policy.from_dict(policy.to_dict()) == policy
-            budgets = [np.mean(layer.budget) for layer in policy.layers]
-            assert np.mean(budgets) == pytest.approx(params["budget"], abs=2e-3)
+            budgets = np.array([np.broadcast_to(np.array(layer.budget), n_heads) for layer in policy.layers])
+            growth = policy.layers[0].growth
+            kept = space.share_of_all(budgets, growth) if growth else budgets.mean()
+            assert kept == pytest.approx(params["budget"], abs=2e-3)
             if not per_head:
                 assert not any(isinstance(layer.budget, tuple) for layer in policy.layers)
             if family == "uniform" and not per_head:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_FLAT = re.compile(r'\[\n([^\[\]{}"]*)\]')
-"""A list without strings, lists and objects in it. It begins in no string, as those of JSON hold no line break."""
+_FLAT = re.compile(r'\[\n((?:[^\[\]{}"]|"inf")*)\]')
+"""A list of numbers, infinity among them. It begins in no string, as those of JSON hold no line break."""
 
 
 def readable_json(value: Any) -> str:

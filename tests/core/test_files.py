@@ -42,10 +42,12 @@ def test_readable_json_keeps_numbers_on_one_line_and_means_the_same() -> None:
         "powers": [[1, -2.5e-07], [0.25, 3]],
         "said": ["[\n  1,\n  2\n]", "a  b"],
         "none": [],
+        "half_lives": [1.0, "inf"],
         "nested": [{"a": [True]}],
     }
     text = readable_json(given)
     assert json.loads(text) == given
     assert '"powers": [\n    [1, -2.5e-07],\n    [0.25, 3]\n  ]' in text
+    assert '"half_lives": [1.0, "inf"]' in text
     with pytest.raises(ValueError, match="not JSON compliant"):
         readable_json([float("nan")])

@@ -56,7 +56,7 @@ def learned_rules(
     found = engine.everywhere(_sums, set(rows), drawn, told=count.one)
     by_block = {index: fit for each in found for index, (fit, _) in each.items()}
     fit = _Fit.total([by_block[index] for index in range(engine.n_blocks)])
-    powers = fit.solve().clip(-20, 20).round(_DIGITS)  # [layer, kv_head, signal]
+    powers = fit.solve().clip(-20, 20).round(_DIGITS) + 0.0  # [layer, kv_head, signal], no -0.0
     rules = [Learned(LEARNED_FROM, _plain(layer[:, :-1]), tuple(layer[:, -1].tolist())) for layer in powers]
     if drawn is not None:
         nats = {row: each for own in found for _, by_row in own.values() for row, each in by_row.items()}

@@ -27,7 +27,7 @@ def profile_png(path: Path, profile: Profile, policy: Policy) -> None:
     _panel(figure, above, need, title, "OrRd", "{:.3f}", None)
     said = "Share of the cache that the policy keeps" + (", before a prompt deals it out" if policy.by_prompt else "")
     if growth := policy.layers[0].growth:
-        said += f" (prompts of {growth.longest:,} tokens and more; shorter ones keep a larger share)"
+        said += f" (of {growth.longest:,} tokens or more; shorter prompts keep more)"
     _panel(figure, below, kept, said, "Blues", "{:.0%}", 1.0)
     below.set_xlabel("layer")
     with whole(path) as beside:

@@ -141,10 +141,10 @@ def _written(tokenizer: Any, asked: Sequence[Encoded], ids: dict[str, list[list[
 
 
 def _ours(
-    options: argparse.Namespace, model: Any, tokenizer: Any, tune: Sequence[Encoded], n_tokens: int, file: Path
+    options: argparse.Namespace, model: Any, tokenizer: Any, tune: Sequence[Encoded], lengths: Sequence[int], file: Path
 ) -> list[Arm]:
     """Exported policies first, then what needs no study; the first at a share is what peers are compared with."""
-    arms = exported(options.config, options.shares, n_tokens, options.cut)
+    arms = exported(options.config, options.shares, lengths, options.cut)
     shares = sorted({*options.shares, *(arm.share for arm in arms)})
     profile, rules = taught(model, tokenizer, tune[-options.learn :], OWN_TOKENS, file)
     console.print(f"budgets from {profile.n_prompts} prompts to tune on, forgetting from {options.learn}")
@@ -198,7 +198,7 @@ def main() -> None:
         for method, error in check(model, tokenizer, kvpress, asked[0], options.methods).items():
             console.print(f"{method}: logits within {error:.1e}")
         return
-    arms = _ours(options, model, tokenizer, tune, int(np.mean(lengths)), options.cache / "profiles" / kvpress.identity)
+    arms = _ours(options, model, tokenizer, tune, lengths, options.cache / "profiles" / kvpress.identity)
     shares = sorted({arm.share for arm in arms})
     sets = kvpress.sets({name_of(each): each.prompt_ids for each in asked}, options.methods, shares)
     labels = [label(method, share) for method in options.methods for share in shares]

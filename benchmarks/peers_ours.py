@@ -29,6 +29,7 @@ from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import ends_of, name_of
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import share_of_all
 from tuner.search.fisher import Fisher
 from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
@@ -89,11 +90,11 @@ def taught(
     return Fisher.from_dict(part.get("profile", key)), rules
 
 
-def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: str) -> list[Arm]:
+def exported(files: Sequence[str], shares: Sequence[float], lengths: Sequence[int], cut: str) -> list[Arm]:
     """One arm per file that a2sf-tune wrote, at the nearest of `shares` if it is as large, else at its own.
 
     Args:
-        n_tokens: of a usual prompt; budgets may be counts.
+        lengths: of the prompts in tokens; what is kept of them all is an arm's share.
     """
     arms: list[Arm] = []
     for file in files:
@@ -101,7 +102,7 @@ def exported(files: Sequence[str], shares: Sequence[float], n_tokens: int, cut: 
         policy = config.policy
         if config.cut != cut:
             console.print(f"{file} was tuned for cut: {config.cut}, and is measured with cut: {cut}.")
-        own = policy.cache_fraction(n_tokens)
+        own = share_of_all([policy.cache_fraction(n) for n in lengths], lengths)
         near = min(shares, key=lambda share: abs(share - own))
         share = near if abs(near - own) <= NEAR * near else round(own, 3)
         is_first = share not in [arm.share for arm in arms]

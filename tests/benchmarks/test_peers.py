@@ -161,7 +161,7 @@ def test_an_exported_policy_is_compared_where_it_is_as_large(tmp_path: Path, ref
     for name, budget in (("near", 0.199), ("far", 0.3)):
         policy = Policy.h2o(n_layers, budget)
         A2SFConfig(fingerprint(reference[0]), "knowledge", policy).save_pretrained(tmp_path / name)
-    near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), 1000, "prompt")
+    near, far = exported([str(tmp_path / "near"), str(tmp_path / "far")], (0.1, 0.2), [1000], "prompt")
     assert (near.share, far.share) == (0.2, 0.3)
     assert near.name == far.name == "ours, exported"
 

@@ -87,7 +87,8 @@ def test_what_is_exported_is_measured_on_the_report_split(finished: Finished) ->
     assert outcome.exported in [each.best for each in (outcome.tuned, outcome.baseline) if each]
     assert outcome.around == outcome.exported.policy
     assert outcome.exported.difference.mean == pytest.approx(float(outcome.exported.differences.mean()))
-    assert outcome.exported.cache_fraction == pytest.approx(float(found.losses.cache_fraction.mean()))
+    kept = float(np.dot(found.losses.cache_fraction, found.n_tokens) / found.n_tokens.sum())
+    assert outcome.exported.cache_fraction == pytest.approx(kept)
     assert found.full_score == 1.0, "the references are its own texts"
     assert found.generated.exact_match.full_cache == 1.0
     assert 0 <= found.generated.identical_outputs <= 1

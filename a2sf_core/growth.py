@@ -7,14 +7,12 @@ larger share than long ones (docs/heads.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from a2sf_core.errors import A2SFError
 from a2sf_core.fields import check_keys, is_int, is_number
 from a2sf_core.foreign import shortened
-
-_FIELDS = ("power", "shortest", "longest")
 
 
 @dataclass(frozen=True)
@@ -59,4 +57,5 @@ class Growth:
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote. Raises A2SFError for unknown, missing or wrong fields."""
-        return cls(**check_keys(given, _FIELDS, _FIELDS, "growth"))
+        names = [each.name for each in fields(cls)]
+        return cls(**check_keys(given, names, names, "growth"))

@@ -101,7 +101,8 @@ class LayerPolicy:
 
     def head_budget_tokens(self, n: int) -> tuple[int, ...]:
         """Tokens kept of `n` valid ones, one entry per KV head, or one in all if `budget` is not a tuple."""
-        return tuple(_tokens(budget, n, self.growth) for budget in self.budgets)
+        times = self.growth.times(n) if self.growth else 1.0
+        return tuple(_tokens(budget, n, times) for budget in self.budgets)
 
     def heads_by_budget(self) -> list[tuple[float | int, tuple[int, ...]]]:
         """Each distinct budget of a tuple with the KV heads that have it, in the order of their first heads."""
@@ -159,9 +160,8 @@ def _check_budget(budget: Any, inside_tuple: bool) -> None:
     )
 
 
-def _tokens(budget: float | int | None, n: int, growth: Growth | None) -> int:
+def _tokens(budget: float | int | None, n: int, times: float) -> int:
     if budget is None:
         return n
-    times = growth.times(n) if growth else 1.0
     wanted = ceil(budget * times * n - ROUNDING) if isinstance(budget, float) else budget
     return min(n, max(1, wanted))

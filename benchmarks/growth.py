@@ -28,6 +28,7 @@ from tuner.inputs.models import load_model, max_tokens
 from tuner.inputs.tasks import load_task
 from tuner.judging.grading import Grader
 from tuner.measuring.engine import Engine
+from tuner.measuring.losses import share_kept
 from tuner.search.fisher import Fisher
 from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
@@ -52,16 +53,11 @@ def growing(
         middle = math.sqrt(low * high)
         policy = make(fisher, middle, learned)
         policy = replace(policy, layers=tuple(replace(layer, growth=growth) for layer in policy.layers))
-        if kept(policy, tokens) > budget:
+        if share_kept(policy, tokens) > budget:
             high = middle
         else:
             low = middle
     return policy
-
-
-def kept(policy: Policy, tokens: np.ndarray) -> float:
-    """Share that `policy` keeps of the cache of prompts of `tokens` in all."""
-    return float(np.average([policy.cache_fraction(n) for n in tokens.tolist()], weights=tokens))
 
 
 def main() -> None:
@@ -79,7 +75,6 @@ def main() -> None:
     learned = learned_rules(teacher, range(len(learn)), silent, options.seed)
     del teacher
     engine = Engine(model, measure, ends=ends, own=learned)
-    tokens = np.array([len(sample.prompt_ids) for sample in measure])
     lengths = [len(sample.prompt_ids) for sample in learn]
     table = Table("budgets", "cache", *(f"n^{power:g}" for power in POWERS))
     makes: dict[str, Make] = {"fixed": per_head_learned, "by the prompt": by_prompt}
@@ -88,9 +83,9 @@ def main() -> None:
             kl: list[np.ndarray] = []
             for power in POWERS:
                 growth = Growth(power, min(lengths), max(lengths))
-                policy = growing(make, fisher, learned, growth, budget, tokens)
+                policy = growing(make, fisher, learned, growth, budget, engine.n_tokens)
                 kl.append(engine.evaluate(policy).kl)
-            ratios = [ratio_interval(each, kl[0], np.arange(len(tokens))) for each in kl[1:]]
+            ratios = [ratio_interval(each, kl[0], engine.contexts) for each in kl[1:]]
             table.add_row(name, f"{budget:.0%}", f"{kl[0].mean():.4f}", *map(in_brackets, ratios))
             worst = [float(np.quantile(each, 0.9) / np.quantile(kl[0], 0.9)) for each in kl]
             report("growth", {"budgets": name, "budget": budget, "ratios": ratios, "ninth_tenth": worst})

@@ -29,7 +29,7 @@ from benchmarks.peers_evaluator import FULL
 from benchmarks.peers_prompts import ends_of, name_of
 from tuner.inputs.encoding import Encoded
 from tuner.measuring.engine import Engine
-from tuner.measuring.losses import share_of_all
+from tuner.measuring.losses import share_kept
 from tuner.search.fisher import Fisher
 from tuner.search.gradients import measure_fisher
 from tuner.search.learning import LEARNED_FROM, learned_rules
@@ -102,7 +102,7 @@ def exported(files: Sequence[str], shares: Sequence[float], lengths: Sequence[in
         policy = config.policy
         if config.cut != cut:
             console.print(f"{file} was tuned for cut: {config.cut}, and is measured with cut: {cut}.")
-        own = share_of_all([policy.cache_fraction(n) for n in lengths], lengths)
+        own = share_kept(policy, lengths)
         near = min(shares, key=lambda share: abs(share - own))
         share = near if abs(near - own) <= NEAR * near else round(own, 3)
         is_first = share not in [arm.share for arm in arms]

@@ -106,7 +106,7 @@ class Contest:
     def cache_fraction(self, policy: Policy) -> float:
         """Share that `policy` keeps of the caches of all samples together."""
         fractions = np.concatenate([engine.evaluate(policy).cache_fraction for engine in self.engines])
-        return share_of_all(fractions, [len(sample.prompt_ids) for engine in self.engines for sample in engine.samples])
+        return share_of_all(fractions, np.concatenate([engine.n_tokens for engine in self.engines]))
 
     def _differences(self, policy: Policy) -> np.ndarray:
         """Points `[sample]` against the full cache."""

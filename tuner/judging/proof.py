@@ -180,7 +180,7 @@ def _on_report(contest: Contest, exported: Candidate) -> OnReport:
         nll_increase=paired_interval(losses.nll - uncut.nll, contest.seed),
         token_accuracy=(float(uncut.accuracy.mean()), float(losses.accuracy.mean())),
         losses=losses,
-        n_tokens=np.array([len(sample.prompt_ids) for sample in unseen.samples]),
+        n_tokens=unseen.n_tokens,
         bytes_per_token=unseen.bytes_per_token,
         paired=Paired.of(exported.differences, contest.contexts).with_unseen(contest.resolution),
         generated=_generated(contest, exported.policy, losses.kl),

@@ -61,6 +61,7 @@ class Engine:
 
     Attributes:
         contexts: int `[sample]`, equal for questions on one context.
+        n_tokens: int `[sample]`, how long every prompt is.
         holders: who holds the prompts.
         portion: what all of them hold together, the rules that were learned meanwhile included.
         passes: how often a block was really run under a policy.
@@ -92,6 +93,7 @@ class Engine:
         self.model = model
         self.samples = list(samples)
         self.contexts = np.unique([sample.context_key for sample in self.samples], return_inverse=True)[1]
+        self.n_tokens = np.array([len(sample.prompt_ids) for sample in self.samples])
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_kv_heads = n_kv_heads(text)

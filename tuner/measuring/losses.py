@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from a2sf_core.policy import Policy
 from tuner.measuring.head import Head
 
 
@@ -55,9 +56,14 @@ class Losses:
         )
 
 
-def share_of_all(cache_fraction: Sequence[float] | np.ndarray, n_tokens: Sequence[int]) -> float:
+def share_of_all(cache_fraction: Sequence[float] | np.ndarray, n_tokens: Sequence[int] | np.ndarray) -> float:
     """Share that is kept of the keys and values of all prompts together, of `n_tokens` each."""
     return float(np.average(cache_fraction, weights=n_tokens))
+
+
+def share_kept(policy: Policy, n_tokens: Sequence[int] | np.ndarray) -> float:
+    """The same for what `policy` keeps of such prompts, known before they are read."""
+    return share_of_all([policy.cache_fraction(int(n)) for n in n_tokens], n_tokens)
 
 
 @dataclass(frozen=True)

@@ -155,17 +155,6 @@ class Dimensions:
         falloff = round(falloff, 2)
         return Growth(round(1 - falloff, 2), *self._short_and_long) if falloff and self.lengths_differ else None
 
-    def mean_times(self, growth: Growth) -> float:
-        """How many times the share of the longest prompts all search prompts together would keep, had they so many."""
-        return sum(n * growth.times(n) for n in self.lengths) / sum(self.lengths)
-
-    def share_of_all(self, shares: np.ndarray, growth: Growth) -> float:
-        """Of all search prompts' caches together, where the longest keep `shares` of each layer or KV head."""
-        lengths = np.array(self.lengths)  # [prompt]
-        times = np.array([growth.times(n) for n in self.lengths])
-        kept = np.minimum(1, shares.ravel() * times[:, None]).mean(1)  # [prompt]
-        return float((kept * lengths).sum() / lengths.sum())
-
     def digest(self) -> str:
         """Identifies the space, so that a study is never resumed with another one."""
         ranges = {name: astuple(r) for name, r in self.ranges.items()}

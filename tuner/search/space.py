@@ -23,6 +23,7 @@ from a2sf_core.policy import Policy
 from a2sf_core.rules.learned import Learned
 from tuner.choices import BY_PROMPT, LEARNED
 from tuner.measuring.bank import HALF_LIVES
+from tuner.measuring.losses import share_of_all
 from tuner.search.allocation import LEAST_SHARE, as_share, fill
 from tuner.search.baselines import baseline_trials
 from tuner.search.dimensions import N_GROUPS, Dimensions
@@ -159,19 +160,16 @@ class Space(Dimensions):
 
         The search prompts keep `budget` of all their caches together.
         """
-        of_longest = params["budget"] / (self.mean_times(growth) if growth else 1)  # if no head were to keep all
-        weights = self._weights(params, of_longest)
-
-        def at(budget: float) -> np.ndarray:
-            return np.array(fill(budget, weights.ravel().tolist())).reshape(weights.shape)
-
         if growth is None:
-            return at(of_longest)
+            return _filled(params["budget"], self._weights(params, params["budget"]))
+        times = np.array([growth.times(n) for n in self.lengths])  # [prompt]
+        weights = self._weights(params, params["budget"] / share_of_all(times, self.lengths))
 
         def over(budget: float) -> float:
-            return self.share_of_all(at(budget), growth) - params["budget"]
+            kept = np.minimum(1, _filled(budget, weights).ravel() * times[:, None]).mean(1)  # [prompt]
+            return share_of_all(kept, self.lengths) - params["budget"]
 
-        return at(brentq(over, LEAST_SHARE, 1.0, xtol=1e-4))
+        return _filled(brentq(over, LEAST_SHARE, 1.0, xtol=1e-4), weights)
 
     def _weights(self, params: Mapping[str, float], budget: float) -> np.ndarray:
         """What about `budget` is dealt out by, `[layer, kv_head]`, one column where layers are cut whole."""
@@ -212,6 +210,11 @@ class Space(Dimensions):
 
     def _depth(self, layer: int) -> float:
         return (layer + 0.5) / self.n_layers
+
+
+def _filled(budget: float, weights: np.ndarray) -> np.ndarray:
+    """Shares of mean `budget` in proportion to `weights`, none over 1; both of one shape."""
+    return np.array(fill(budget, weights.ravel().tolist())).reshape(weights.shape)
 
 
 def _group(need: np.ndarray) -> np.ndarray:

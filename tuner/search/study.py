@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from a2sf_core.errors import A2SFError
 from a2sf_core.policy import Policy
 from tuner.measuring.engine import Engine
-from tuner.measuring.losses import Losses, Seen, share_of_all
+from tuner.measuring.losses import Losses, Seen, share_kept
 from tuner.search.dimensions import Options, Range
 from tuner.search.hypervolume import WORST_LOSS, stood_still
 from tuner.search.kept import Kept, Turn
@@ -162,8 +162,7 @@ class Study:
 
     def _run_some(self, engine: Engine, asked: Sequence[_Asked], full: Losses, race: Race, racing: bool) -> None:
         started = time.time()
-        tokens = [len(sample.prompt_ids) for sample in engine.samples]
-        memory = [share_of_all([each.policy.cache_fraction(n) for n in tokens], tokens) for each in asked]
+        memory = [share_kept(each.policy, engine.n_tokens) for each in asked]
 
         def is_lost(place: int, seen: Seen) -> bool:
             return race.is_lost(memory[place], seen)

@@ -13,7 +13,7 @@ from tests.tuner.models import samples, tiny
 from tuner.choices import LEARNED, RULES
 from tuner.measuring.bank import BANK
 from tuner.measuring.engine import Engine
-from tuner.measuring.losses import share_of_all
+from tuner.measuring.losses import share_kept, share_of_all
 from tuner.search.baselines import BASELINES, baseline_trials
 from tuner.search.cut_alone import BUDGETS, CutAlone
 from tuner.search.dimensions import Dimensions, Options, Range
@@ -53,7 +53,10 @@ def test_every_point_of_every_family_is_a_valid_policy(family: str, per_head: bo
             assert Policy.from_dict(policy.to_dict()) == policy
             budgets = np.array([np.broadcast_to(np.array(layer.budget), n_heads) for layer in policy.layers])
             growth = policy.layers[0].growth
-            kept = space.share_of_all(budgets, growth) if growth else budgets.mean()
+            kept = budgets.mean()
+            if growth:
+                times = np.array([growth.times(n) for n in lengths])  # [prompt]
+                kept = share_of_all(np.minimum(1, budgets.ravel() * times[:, None]).mean(1), lengths)
             assert kept == pytest.approx(params["budget"], abs=2e-3)
             if not per_head:
                 assert not any(isinstance(layer.budget, tuple) for layer in policy.layers)
@@ -112,10 +115,10 @@ def test_prompts_of_all_lengths_may_keep_shares_of_their_own_and_the_same_in_all
     assert plain == alike.policy(alike.complete(alike.seed(0.1)))
     assert {layer.growth for layer in plain.layers} == {None}
     assert {layer.growth for layer in growing.layers} == {Growth(0.4, 130, 860)}
-    kept = [share_of_all([policy.cache_fraction(n) for n in lengths], lengths) for policy in (plain, growing)]
+    kept = [share_kept(policy, lengths) for policy in (plain, growing)]
     assert kept == pytest.approx([0.1, 0.1], abs=0.01)
     most = unlike.policy(point | {"falloff": 0.8, "budget": 0.7})
-    assert share_of_all([most.cache_fraction(n) for n in lengths], lengths) == pytest.approx(0.7, abs=0.01)
+    assert share_kept(most, lengths) == pytest.approx(0.7, abs=0.01)
     assert growing.cache_fraction(150) > 0.2 > plain.cache_fraction(150)
     assert growing.cache_fraction(800) < 0.1
     labels = [trial.label for trial in unlike.enqueued()]
